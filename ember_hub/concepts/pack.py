@@ -1,0 +1,160 @@
+"""A concept pack: all text about one concept, in one folder that a person can read and edit.
+
+    pack.toml            name, title, aliases, keywords, licence, source
+    sentences.txt        encyclopedic sentences about the concept, one a line
+    questions.jsonl      questions about the concept, split into tune and test
+    near-domain.jsonl    questions on related topics that must survive
+    relearning.txt       paragraphs an attacker would fine-tune on, one a line
+
+Two files are shared by all packs unless a pack brings its own: `neutral.txt` (sentences on other topics) and
+`general.jsonl` (general-knowledge questions).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ember_hub.errors import PackInvalid, PackNotFound
+
+Split = Literal["tune", "test"]
+SHARED = Path(__file__).parent / "packs" / "shared"
+"""The neutral sentences and general questions that every pack falls back on."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question with its options, of which exactly one is `answer`."""
+
+    id: str
+    split: Split
+    question: str
+    options: tuple[str, ...]
+    answer: str
+    accept: tuple[str, ...] = ()
+    level: str = "common"
+
+    @property
+    def right(self) -> int:
+        """Index of the answer among the options."""
+        return self.options.index(self.answer)
+
+
+@dataclass(frozen=True)
+class ConceptPack:
+    """All text about one concept; `sha256` identifies it, file by file."""
+
+    name: str
+    title: str
+    description: str
+    aliases: tuple[str, ...]
+    keywords: tuple[str, ...]
+    licence: str
+    source: str
+    sentences: tuple[str, ...]
+    questions: tuple[Question, ...]
+    near_domain: tuple[Question, ...]
+    relearning: tuple[str, ...]
+    neutral: tuple[str, ...]
+    general: tuple[Question, ...]
+    sha256: str
+    folder: Path
+
+    def asked(self, part: Literal["questions", "near_domain", "general"], split: Split) -> tuple[Question, ...]:
+        """The questions of one part and one split."""
+        return tuple(q for q in getattr(self, part) if q.split == split)
+
+
+def load(folder: Path) -> ConceptPack:
+    """Read a pack from its folder.
+
+    Raises:
+        PackNotFound: there is no `pack.toml` in the folder.
+        PackInvalid: a file is missing or a line cannot be read.
+    """
+    if not (folder / "pack.toml").is_file():
+        raise PackNotFound(f"{folder} is not a concept pack: it has no pack.toml",
+                           hint="see `ember-hub concepts list`, or `ember-hub concepts show NAME` for the format")
+    about = _read_about(folder / "pack.toml")
+    files = {
+        "sentences": folder / "sentences.txt",
+        "questions": folder / "questions.jsonl",
+        "near_domain": folder / "near-domain.jsonl",
+        "relearning": folder / "relearning.txt",
+        "neutral": _own_or_shared(folder, "neutral.txt"),
+        "general": _own_or_shared(folder, "general.jsonl"),
+    }
+    return ConceptPack(
+        name=about["name"], title=about["title"], description=about.get("description", ""),
+        aliases=tuple(about.get("aliases", ())), keywords=tuple(about.get("keywords", ())),
+        licence=about.get("licence", "unknown"), source=about.get("source", "unknown"),
+        sentences=_lines(files["sentences"]), questions=_questions(files["questions"]),
+        near_domain=_questions(files["near_domain"]), relearning=_lines(files["relearning"]),
+        neutral=_lines(files["neutral"]), general=_questions(files["general"]),
+        sha256=_digest({"about": folder / "pack.toml", **files}), folder=folder,
+    )
+
+
+def _own_or_shared(folder: Path, name: str) -> Path:
+    own = folder / name
+    return own if own.is_file() else SHARED / name
+
+
+def _read_about(path: Path) -> dict:
+    try:
+        about = tomllib.loads(_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise PackInvalid(f"{path}: {error}", hint="mend the TOML at that place") from error
+    for key in ("name", "title"):
+        if not isinstance(about.get(key), str) or not about[key].strip():
+            raise PackInvalid(f"{path}: {key!r} is missing", hint=f'add a line {key} = "..."')
+    for key in ("aliases", "keywords"):
+        if not isinstance(about.get(key, []), list):
+            raise PackInvalid(f"{path}: {key!r} is not a list", hint=f'write {key} = ["...", "..."]')
+    return about
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise PackInvalid(f"{path} is missing", hint="a pack needs every file of its format") from error
+    except UnicodeDecodeError as error:
+        raise PackInvalid(f"{path} is not UTF-8 text", hint="save it as UTF-8") from error
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    return tuple(line.strip() for line in _text(path).splitlines() if line.strip())
+
+
+def _questions(path: Path) -> tuple[Question, ...]:
+    return tuple(_question(path, number, line) for number, line in enumerate(_text(path).splitlines(), 1) if line.strip())
+
+
+def _question(path: Path, number: int, line: str) -> Question:
+    try:
+        row = json.loads(line)
+        question = Question(id=str(row["id"]), split=row["split"], question=row["question"].strip(),
+                            options=tuple(row["options"]), answer=row["answer"],
+                            accept=tuple(row.get("accept", ())), level=row.get("level", "common"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PackInvalid(f"{path}:{number}: not a question ({error!r})",
+                          hint='write {"id", "split", "question", "options", "answer"} on one line') from error
+    if question.split not in ("tune", "test"):
+        raise PackInvalid(f"{path}:{number}: split {question.split!r}", hint='use "tune" or "test"')
+    if question.answer not in question.options:
+        raise PackInvalid(f"{path}:{number}: the answer {question.answer!r} is not among the options",
+                          hint="make `answer` one of `options`, letter for letter")
+    return question
+
+
+def _digest(files: Mapping[str, Path]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(files):
+        sha.update(f"{name}\0{hashlib.sha256(files[name].read_bytes()).hexdigest()}\n".encode())
+    return sha.hexdigest()

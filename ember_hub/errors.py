@@ -1,0 +1,159 @@
+"""Everything that can go wrong for a reason the user can act on.
+
+    EmberHubError
+    ├── UsageError            the command line asks for something that cannot be (exit code 2)
+    │   └── ConfigError       a setting, flag or TOML key is unknown or out of range
+    ├── SourceError           the base model
+    │   ├── ModelNotFound     no such repository, folder or file
+    │   ├── GatedModel        the repository needs an accepted licence or a token
+    │   ├── UnsupportedModel  it is there, but not a causal decoder we can edit
+    │   ├── WrongBase         not the checkpoint that an edit or patch was made for
+    │   └── CorruptCheckpoint truncated, inconsistent, or holding values that are not numbers
+    ├── ConceptError          the concept pack
+    │   ├── PackNotFound
+    │   └── PackInvalid
+    ├── FeatureError          the factorization and what it means
+    │   ├── NoConceptTokens   the vocabulary has no row of the concept's own
+    │   └── NoFeatureSelected
+    ├── EditError
+    │   ├── EmptyEdit
+    │   └── ShapeMismatch
+    ├── EvaluationError
+    │   ├── BaselineAtChance  the base does not know the concept: nothing can be shown
+    │   └── JudgeUnavailable
+    ├── RunError              the run folder
+    │   ├── RunBusy           another process works on the same folder
+    │   └── DiskError         full, read-only or unreadable
+    └── PublishError
+        ├── NotVerified       the exported files do not reload to the verified model
+        ├── GateFailed        a measured value is outside a limit the user set (exit code 3)
+        ├── PushRejected      the Hub or the target repository says no
+        └── HashMismatch      what lies on the Hub is not what was sent
+
+Anything else that is raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class EmberHubError(Exception):
+    """An error with a way out: `message` says what happened, `hint` what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(EmberHubError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class SourceError(EmberHubError):
+    pass
+
+
+class ModelNotFound(SourceError):
+    pass
+
+
+class GatedModel(SourceError):
+    pass
+
+
+class UnsupportedModel(SourceError):
+    pass
+
+
+class WrongBase(SourceError):
+    pass
+
+
+class CorruptCheckpoint(SourceError):
+    pass
+
+
+class ConceptError(EmberHubError):
+    pass
+
+
+class PackNotFound(ConceptError):
+    exit_code = 2
+
+
+class PackInvalid(ConceptError):
+    pass
+
+
+class FeatureError(EmberHubError):
+    pass
+
+
+class NoConceptTokens(FeatureError):
+    pass
+
+
+class NoFeatureSelected(FeatureError):
+    pass
+
+
+class EditError(EmberHubError):
+    pass
+
+
+class EmptyEdit(EditError):
+    pass
+
+
+class ShapeMismatch(EditError):
+    pass
+
+
+class EvaluationError(EmberHubError):
+    pass
+
+
+class BaselineAtChance(EvaluationError):
+    pass
+
+
+class JudgeUnavailable(EvaluationError):
+    pass
+
+
+class RunError(EmberHubError):
+    pass
+
+
+class RunBusy(RunError):
+    pass
+
+
+class DiskError(RunError):
+    pass
+
+
+class PublishError(EmberHubError):
+    pass
+
+
+class NotVerified(PublishError):
+    pass
+
+
+class GateFailed(PublishError):
+    exit_code = 3
+
+
+class PushRejected(PublishError):
+    pass
+
+
+class HashMismatch(PublishError):
+    pass
