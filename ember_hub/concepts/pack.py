@@ -69,6 +69,11 @@ class ConceptPack:
         """The questions of one part and one split."""
         return tuple(q for q in getattr(self, part) if q.split == split)
 
+    def neutral_part(self, part: Literal["fit", "tune", "test"]) -> tuple[str, ...]:
+        """Neutral sentences for fitting (two thirds), for tuning, and for the final measurement (a sixth each)."""
+        places = {"fit": (0, 1, 2, 3), "tune": (4,), "test": (5,)}[part]
+        return tuple(line for i, line in enumerate(self.neutral) if i % 6 in places)
+
 
 def load(folder: Path) -> ConceptPack:
     """Read a pack from its folder.

@@ -1,0 +1,88 @@
+"""How a question is put to a model: as an open prompt whose answers compete by likelihood, or as lettered options.
+
+Every format has several presentations: wordings of the prompt, or orders of the options. Those of the first half
+choose which questions the base knows; those of the second half measure. No number comes from a presentation that
+had a say in choosing its questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ember_hub.concepts.pack import Question
+from ember_hub.evaluation.token_tree import Text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Format = Literal["answer", "letter"]
+Purpose = Literal["choose", "measure"]
+LETTERS = "ABCDEFGHIJ"
+CHAT = "{chat}"
+"""Marks the wording that goes through the model's own chat template."""
+WORDINGS: dict[Purpose, tuple[str, ...]] = {
+    "choose": ("Question: {question}\nAnswer:", CHAT),
+    "measure": ("Q: {question}\nA:", "{question} The correct answer is:"),
+}
+ROTATIONS: dict[Purpose, tuple[int, ...]] = {"choose": (0, 1), "measure": (2, 3)}
+LETTER_PROMPT = "{question}\n{options}\nAnswer with the letter of the right option.\nAnswer:"
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A question in one presentation: a text for each option, and which of them is right."""
+
+    question: Question
+    presentation: int
+    texts: tuple[Text, ...]
+    right: int
+
+
+def pose(questions: Sequence[Question], format: Format, purpose: Purpose, tokenizer: PreTrainedTokenizerBase) -> list[Posed]:
+    """Every question in every presentation of that format and purpose, tokenized in one pass."""
+    variants = range(len(WORDINGS[purpose])) if format == "answer" else range(len(ROTATIONS[purpose]))
+    written = [(q, v, *_write(q, format, purpose, v, tokenizer)) for q in questions for v in variants]
+    texts = _encode([(prompt, answers, raw) for _, _, prompt, answers, raw, _ in written], tokenizer)
+    return [Posed(q, v, texts[i], right) for i, (q, v, _, _, _, right) in enumerate(written)]
+
+
+def _write(q: Question, format: Format, purpose: Purpose, variant: int, tokenizer: PreTrainedTokenizerBase
+           ) -> tuple[str, list[str], bool, int]:
+    """Prompt, the continuation for each option, whether special tokens are already in the text, index of the right one."""
+    if format == "answer":
+        wording = WORDINGS[purpose][variant]
+        if wording == CHAT and tokenizer.chat_template:
+            return _chat(q.question, tokenizer), list(q.options), True, q.right
+        wording = "{question}" if wording == CHAT else wording
+        return wording.format(question=q.question), [" " + o for o in q.options], False, q.right
+    shift = ROTATIONS[purpose][variant] % len(q.options)
+    options = q.options[shift:] + q.options[:shift]
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    prompt = LETTER_PROMPT.format(question=q.question, options=listed)
+    letters = list(LETTERS[: len(options)])
+    if tokenizer.chat_template:
+        return _chat(prompt, tokenizer), letters, True, options.index(q.answer)
+    return prompt, [" " + letter for letter in letters], False, options.index(q.answer)
+
+
+def _chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+
+
+def _encode(written: Sequence[tuple[str, list[str], bool]], tokenizer: PreTrainedTokenizerBase) -> list[tuple[Text, ...]]:
+    """Tokenize prompt and continuation together, and split where the prompt's own tokens end."""
+    encoded: dict[bool, dict[str, tuple[int, ...]]] = {}
+    for raw in (True, False):
+        texts = sorted({t for p, answers, is_raw in written if is_raw == raw for t in (p, *(p + a for a in answers))})
+        ids = tokenizer(texts, add_special_tokens=not raw).input_ids if texts else []
+        encoded[raw] = {text: tuple(i) for text, i in zip(texts, ids, strict=True)}
+    return [tuple(_text(encoded[raw][prompt], encoded[raw][prompt + answer]) for answer in answers)
+            for prompt, answers, raw in written]
+
+
+def _text(prompt: tuple[int, ...], whole: tuple[int, ...]) -> Text:
+    # A tokenizer may merge across the seam: then the merged token is scored too, for every option alike.
+    seam = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
+    return Text(whole, max(1, min(seam, len(whole) - 1)))

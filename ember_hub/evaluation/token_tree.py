@@ -1,0 +1,151 @@
+"""Many texts in one forward pass, every shared prefix computed once.
+
+Texts are merged into a tree of tokens: a node is one token after one particular prefix, and attends to its ancestors
+only. Its position is its depth. So the options of a question share the question, and questions share their preamble;
+nothing is padded. A text's log-likelihood is the sum over its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from ember_hub.progress import Progress, Quiet
+
+TOKENS_PER_PASS = 768
+"""Nodes in one forward pass: enough to keep the matrix units busy, little enough that T^2 attention stays cheap."""
+ROWS_PER_SOFTMAX = 64
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text to score: the tokens from `start` on, given those before."""
+
+    ids: tuple[int, ...]
+    start: int
+
+    def __post_init__(self) -> None:
+        assert 0 < self.start < len(self.ids), "there must be something to score, and something before it"
+
+
+@dataclass(frozen=True)
+class TokenTree:
+    """The nodes of a few texts in depth-first order, parents before children."""
+
+    ids: Int[np.ndarray, " nodes"]
+    parents: Int[np.ndarray, " nodes"]
+    depths: Int[np.ndarray, " nodes"]
+    paths: tuple[tuple[int, ...], ...]
+    """For every text, its nodes from the root to the end."""
+
+    @classmethod
+    def of(cls, texts: Sequence[Text]) -> TokenTree:
+        nodes: dict[tuple[int, int], int] = {}
+        ids, parents, depths, paths = [], [], [], []
+        for text in texts:
+            node, path = -1, []
+            for depth, token in enumerate(text.ids):
+                child = nodes.setdefault((node, token), len(ids))
+                if child == len(ids):
+                    ids.append(token)
+                    parents.append(node)
+                    depths.append(depth)
+                node = child
+                path.append(node)
+            paths.append(tuple(path))
+        return cls(np.array(ids), np.array(parents), np.array(depths), tuple(paths))
+
+    def attention(self) -> Bool[np.ndarray, "nodes nodes"]:
+        """True where a row's node may look: at itself and its ancestors."""
+        sees = np.eye(len(self.ids), dtype=bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                sees[node] |= sees[parent]
+        return sees
+
+
+@torch.inference_mode()
+def token_logprobs(model: torch.nn.Module, texts: Sequence[Text], *, progress: Progress | None = None,
+                   title: str = "scoring") -> list[Float[Tensor, " scored"]]:
+    """Log-probability of every scored token of every text, in nats, float32 on the CPU.
+
+    The model is one that takes a four-dimensional attention mask, as every causal decoder of transformers does.
+    """
+    results: list[Tensor | None] = [None] * len(texts)
+    with (progress or Quiet()).steps(title, len(texts)) as advance:
+        for batch in _batches(texts):
+            for index, logprobs in zip(batch, _score(model, [texts[i] for i in batch]), strict=True):
+                results[index] = logprobs
+            advance(len(batch))
+    return [r for r in results if r is not None]
+
+
+def _batches(texts: Sequence[Text]) -> Iterator[list[int]]:
+    """Indices of texts in lexicographic order, which puts shared prefixes side by side, in passes of bounded size."""
+    batch: list[int] = []
+    nodes, previous = 0, ()
+    for index in sorted(range(len(texts)), key=lambda i: texts[i].ids):
+        ids = texts[index].ids
+        new = len(ids) - _shared(previous, ids)
+        if batch and nodes + new > TOKENS_PER_PASS:
+            yield batch
+            batch, nodes, new = [], 0, len(ids)
+        batch.append(index)
+        nodes += new
+        previous = ids
+    if batch:
+        yield batch
+
+
+def _shared(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the common prefix."""
+    length = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
+
+
+def _score(model: torch.nn.Module, texts: Sequence[Text]) -> list[Tensor]:
+    tree = TokenTree.of(texts)
+    # The nodes whose next token is scored: only there are logits needed.
+    asked = sorted({path[i - 1] for text, path in zip(texts, tree.paths, strict=True) for i in range(text.start, len(path))})
+    rows = {node: row for row, node in enumerate(asked)}
+    logits = _logits(model, tree, asked)
+    wanted = [(rows[path[i - 1]], tree.ids[path[i]]) for text, path in zip(texts, tree.paths, strict=True)
+              for i in range(text.start, len(path))]
+    picked = _pick(logits, wanted)
+    return list(picked.split([len(text.ids) - text.start for text in texts]))
+
+
+def _logits(model: torch.nn.Module, tree: TokenTree, asked: Sequence[int]) -> Float[Tensor, "asked vocab"]:
+    weight = model.get_input_embeddings().weight
+    sees = torch.from_numpy(tree.attention()).to(weight.device)
+    mask = torch.zeros(sees.shape, dtype=weight.dtype, device=weight.device).masked_fill_(~sees, torch.finfo(weight.dtype).min)
+    output = model(
+        input_ids=torch.from_numpy(tree.ids)[None].to(weight.device),
+        position_ids=torch.from_numpy(tree.depths)[None].to(weight.device),
+        attention_mask=mask[None, None],
+        logits_to_keep=torch.tensor(asked, device=weight.device),
+        use_cache=False,
+    )
+    return output.logits[0]
+
+
+def _pick(logits: Float[Tensor, "asked vocab"], wanted: Sequence[tuple[int, int]]) -> Float[Tensor, " wanted"]:
+    """Log-softmax in float32, a few rows at a time, so that no (asked, vocab) float32 copy is made."""
+    rows = torch.tensor([row for row, _ in wanted], device=logits.device)
+    ids = torch.tensor([int(token) for _, token in wanted], device=logits.device)
+    picked = torch.empty(len(wanted), device=logits.device)
+    for first in range(0, len(logits), ROWS_PER_SOFTMAX):
+        inside = (rows >= first) & (rows < first + ROWS_PER_SOFTMAX)
+        logprobs = log_softmax(logits[first:first + ROWS_PER_SOFTMAX].float(), dim=-1)
+        picked[inside] = logprobs[rows[inside] - first, ids[inside]]
+    return picked.cpu()

@@ -1,0 +1,64 @@
+"""The one place for the arithmetic of verdicts: what is left of the base's knowledge, and what that makes of the edit.
+
+    kept        = clip((score − chance) / (base − chance), 0, 1)
+    efficacy    = 1 − kept(concept)
+    specificity = HM(kept(general), kept(near domain))
+    coherence   = HM(fluency, format): how much of the base's fluency on neutral text and of its readiness to answer remains
+    recovered   = kept(concept after the worst attack)
+
+All are fractions in [0, 1]; HM is the harmonic mean, 0 if any term is 0. Source: EMBER (arXiv 2606.03695), evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from ember_hub.evaluation.score import wilson
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdicts of one model state; None where the base is at chance or nothing was measured."""
+
+    efficacy: float | None
+    specificity: float | None
+    coherence: float | None
+
+    @property
+    def harmonic(self) -> float | None:
+        parts = (self.efficacy, self.specificity, self.coherence)
+        return None if any(p is None for p in parts) else harmonic_mean([p for p in parts if p is not None])
+
+    def to_json(self) -> dict:
+        return {**asdict(self), "harmonic": self.harmonic}
+
+
+def kept(score: float, base: float, chance: float) -> float | None:
+    """Share of the base's score above chance that is still there; None when the base is not above chance."""
+    if not base > chance:
+        return None
+    return min(1.0, max(0.0, (score - chance) / (base - chance)))
+
+
+def harmonic_mean(parts: Sequence[float]) -> float:
+    """Harmonic mean of non-negative numbers, 0 if any of them is 0."""
+    if any(p <= 0 for p in parts):
+        return 0.0
+    return len(parts) / sum(1 / p for p in parts)
+
+
+def is_above_chance(accuracy: float, n: int, chance: float) -> bool:
+    """Whether chance lies below the 95 % interval of an accuracy over n questions."""
+    return n > 0 and wilson(accuracy * n, n)[0] > chance
+
+
+def fluency(loss: float, base_loss: float) -> float:
+    """Ratio of perplexities base / edited on neutral text, at most 1; losses in nats per token."""
+    return min(1.0, math.exp(min(0.0, base_loss - loss)))
+
+
+def coherence(loss: float, base_loss: float, mass: float, base_mass: float) -> float:
+    """A local proxy of the paper's judged coherence: fluency on neutral text and mass on valid answers."""
+    return harmonic_mean([fluency(loss, base_loss), min(1.0, mass / base_mass) if base_mass > 0 else 0.0])

@@ -1,0 +1,45 @@
+"""What an unlearning method is: settings in, an Edit out. It owns no model, no files and no lifecycle.
+
+A third party adds one with a class and an entry point in the group `ember_hub.methods`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from ember_hub.concepts.pack import ConceptPack
+from ember_hub.edits.edit import Edit
+from ember_hub.progress import Progress
+
+if TYPE_CHECKING:
+    from ember_hub.source.load import LoadedModel
+
+Space = Mapping[str, tuple[float, ...] | tuple[int, ...]]
+"""For every searched setting, the values to try, the expected best first."""
+
+
+class Method(BaseModel, ABC):
+    """A baseline unlearning method; its fields are its settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    reference: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def search_space(cls) -> Space:
+        """The settings worth searching on the tune split."""
+
+    def prepare(self, loaded: LoadedModel, pack: ConceptPack, seed: int, progress: Progress) -> Any:
+        """Work shared by every point of the search; handed back to `fit`."""
+        return None
+
+    @abstractmethod
+    def fit(self, loaded: LoadedModel, prepared: Any, seed: int, progress: Progress) -> Edit:
+        """The edit that these settings lead to. The model is as it was afterwards; the same seed gives the same edit."""

@@ -1,0 +1,286 @@
+"""A model folder's weights: index, shards and tensors, read by name without loading a model.
+
+`Checkpoint.open` checks everything that can be checked without reading tensor data; `compare` is the proof that a
+rewritten checkpoint differs from its original in exactly the tensors that were meant to change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ember_hub.errors import CorruptCheckpoint, ModelNotFound, ShapeMismatch, UnsupportedModel
+from ember_hub.progress import Progress, Quiet
+from ember_hub.source.safetensors_file import (
+    SafetensorsFile,
+    TensorInfo,
+    chunks,
+    open_for_reading,
+    read_ranges,
+    refuse_lfs_pointer,
+    sha256,
+)
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_OTHER_WEIGHTS = ("*.bin", "*.gguf", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The safetensors weights of one model folder, checked and ready to be read tensor by tensor.
+
+    Attributes:
+        files: the shards in the order of their names; one for an unsharded model.
+        index: the index file, or None for an unsharded model.
+        tensors: all of them by name, in file order.
+    """
+
+    folder: Path
+    files: tuple[SafetensorsFile, ...]
+    index: Path | None
+    tensors: Mapping[str, TensorInfo]
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Checkpoint:
+        """Reads and checks the headers of a folder's weights; no tensor data.
+
+        Where a folder has both, `model.safetensors` goes before the index, as in transformers.
+
+        Raises:
+            ModelNotFound: no such folder, or none with weights.
+            UnsupportedModel: it has weights, but not as safetensors.
+            CorruptCheckpoint: truncated, inconsistent or incomplete files.
+            DiskError: a file may not be read.
+        """
+        folder = Path(folder)
+        if _is_there(folder / SINGLE_FILE):
+            index, files = None, (SafetensorsFile.open(folder / SINGLE_FILE),)
+        elif _is_there(folder / INDEX_FILE):
+            index = folder / INDEX_FILE
+            files = _open_shards(folder, read_weight_map(index))
+        else:
+            raise _no_checkpoint(folder)
+        return cls(folder, files, index, {name: info for file in files for name, info in file.tensors.items()})
+
+    def info(self, name: str) -> TensorInfo:
+        """Where a tensor lies.
+
+        Raises:
+            ShapeMismatch: the checkpoint has no tensor of this name.
+        """
+        if name not in self.tensors:
+            near = get_close_matches(name, self.tensors, n=3, cutoff=0.4)
+            raise ShapeMismatch(
+                f"{self.folder} has no tensor {name!r}",
+                hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "look at its config and tensor names",
+            )
+        return self.tensors[name]
+
+    def read(self, name: str) -> Tensor:
+        """The whole tensor, in its own shape and dtype.
+
+        Raises:
+            ShapeMismatch: the checkpoint has no tensor of this name.
+        """
+        info = self.info(name)
+        return read_ranges(info.file, [(info.start, info.stop)]).view(info.dtype).reshape(info.shape)
+
+    def read_rows(self, name: str, ids: Tensor | Sequence[int]) -> Tensor:
+        """Rows (n, d) of a tensor (vocab, d), in the order of `ids` (n,); reads only these, neighbours together.
+
+        Raises:
+            ShapeMismatch: no such tensor, it has no rows, or an id is out of range.
+        """
+        info = self.info(name)
+        wanted = torch.as_tensor(ids).cpu().numpy()
+        check_rows(info, wanted)
+        unique, back = np.unique(wanted, return_inverse=True)
+        ranges = [
+            (info.start + int(first) * info.row_size, info.start + (int(last) + 1) * info.row_size)
+            for first, last in row_runs(unique)
+        ]
+        rows = read_ranges(info.file, ranges).view(info.dtype).reshape(len(unique), *info.shape[1:])
+        # Rows that were asked for in rising order need no second copy.
+        return rows if np.array_equal(unique, wanted) else rows[torch.from_numpy(back.reshape(-1))]
+
+    def tensor_sha256(self, name: str) -> str:
+        """Hex digest of a tensor's bytes as they lie in the file."""
+        return sha256(self.info(name))
+
+
+@dataclass(frozen=True)
+class FileComparison:
+    """Which tensors of two checkpoints are the same, byte for byte.
+
+    Attributes:
+        identical: same name, dtype, shape and bytes.
+        changed: same name, anything else differs.
+        added: only in the rewritten checkpoint.
+        removed: only in the original.
+        original_sha256: digest of each tensor's bytes by name, in the original.
+        rewritten_sha256: the same in the rewritten checkpoint.
+    """
+
+    identical: tuple[str, ...]
+    changed: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    original_sha256: Mapping[str, str]
+    rewritten_sha256: Mapping[str, str]
+
+
+def compare(original: Checkpoint, rewritten: Checkpoint, progress: Progress | None = None) -> FileComparison:
+    """Digests every tensor of both checkpoints and sorts their names by what happened to them.
+
+    Streamed: memory is a few chunks per core. Bytes that are equal on both sides are digested once.
+    """
+    names = list(dict.fromkeys([*original.tensors, *rewritten.tensors]))
+    before, after = original.tensors, rewritten.tensors
+    digests: dict[str, tuple[str | None, str | None]] = {}
+    with (
+        ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
+        (progress or Quiet()).steps("compare tensors", len(names)) as step,
+    ):
+        pairs = pool.map(lambda name: _digest_both(before.get(name), after.get(name)), names)
+        for name, pair in zip(names, pairs, strict=True):
+            digests[name] = pair
+            step(1)
+    both = [name for name in names if name in before and name in after]
+    identical = tuple(name for name in both if _is_same(before[name], after[name], digests[name]))
+    return FileComparison(
+        identical=identical,
+        changed=tuple(name for name in both if name not in set(identical)),
+        added=tuple(name for name in names if name not in before),
+        removed=tuple(name for name in names if name not in after),
+        original_sha256={name: old for name, (old, _) in digests.items() if old is not None},
+        rewritten_sha256={name: new for name, (_, new) in digests.items() if new is not None},
+    )
+
+
+def check_rows(info: TensorInfo, ids: np.ndarray) -> None:
+    """Checks that ids (n,) are rows of the tensor.
+
+    Raises:
+        ShapeMismatch: the tensor has no rows, the ids are not a vector of whole numbers, or one is out of range.
+    """
+    if not info.shape:
+        raise ShapeMismatch(f"{info.name!r} is a single number and has no rows", hint="name a matrix")
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise ShapeMismatch(f"row ids are {ids.dtype} {ids.shape}, not whole numbers (n,)", hint="pass one list of ids")
+    # An id beyond the end would silently read or write the tensor that follows in the file.
+    outside = ids[(ids < 0) | (ids >= info.shape[0])]
+    if outside.size:
+        raise ShapeMismatch(
+            f"{info.name!r} has rows 0 to {info.shape[0] - 1}; out of range: {outside[:5].tolist()}",
+            hint="the ids belong to another tokenizer or model; make them again for this one",
+        )
+
+
+def row_runs(ids: np.ndarray) -> list[tuple[int, int]]:
+    """First and last id of each run of neighbours in rising ids (n,)."""
+    if not ids.size:
+        return []
+    breaks = np.flatnonzero(np.diff(ids) != 1)
+    firsts, lasts = np.concatenate([ids[:1], ids[breaks + 1]]), np.concatenate([ids[breaks], ids[-1:]])
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> shard name, from a safetensors index.
+
+    Raises:
+        CorruptCheckpoint: not JSON, no weight map, or a shard that is not a plain file name.
+    """
+    with open_for_reading(index) as file:
+        text = file.read()
+    refuse_lfs_pointer(index, text)
+    again = "download the index again"
+    try:
+        weight_map = json.loads(text)["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(f"{index} is not a safetensors index: {error!r}", hint=again) from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CorruptCheckpoint(f"{index} maps no tensor to a shard", hint=again)
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise CorruptCheckpoint(f"{index} names a shard outside its folder: {shard!r}", hint=again)
+    return weight_map
+
+
+def _open_shards(folder: Path, weight_map: Mapping[str, str]) -> tuple[SafetensorsFile, ...]:
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not _is_there(folder / shard)]
+    if missing:
+        raise CorruptCheckpoint(
+            f"{folder} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:3])}",
+            hint="download the model again; finished files are kept",
+        )
+    files = {shard: SafetensorsFile.open(folder / shard) for shard in shards}
+    for name, shard in weight_map.items():
+        if name not in files[shard].tensors:
+            raise CorruptCheckpoint(
+                f"the index of {folder} puts {name!r} into {shard}, which does not hold it",
+                hint="index and shards are of different versions; download both from one commit",
+            )
+    holders: dict[str, str] = {}
+    for shard, file in files.items():
+        for name in file.tensors:
+            if holders.setdefault(name, shard) != shard:
+                raise CorruptCheckpoint(
+                    f"{folder} holds {name!r} in both {holders[name]} and {shard}",
+                    hint="save the model again, so that each tensor lies in one shard",
+                )
+    return tuple(files.values())
+
+
+def _no_checkpoint(folder: Path) -> ModelNotFound | UnsupportedModel:
+    if not folder.is_dir():
+        return ModelNotFound(f"there is no folder {folder}", hint="give a model's folder or its name on the Hub")
+    if (folder / "adapter_config.json").exists():
+        return UnsupportedModel(
+            f"{folder} holds an adapter, not a full model", hint="merge it into its base model first, or name the base"
+        )
+    others = sorted(path.name for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))
+    if others:
+        return UnsupportedModel(
+            f"{folder} has no {SINGLE_FILE}, only {', '.join(others[:3])}",
+            hint="load it with transformers and save it again with save_pretrained: that writes safetensors",
+        )
+    return ModelNotFound(
+        f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}", hint="give the folder that holds the weights"
+    )
+
+
+def _is_there(path: Path) -> bool:
+    # A link to a blob that is gone counts: opening it tells more than "not found".
+    return path.exists() or path.is_symlink()
+
+
+def _digest_both(old: TensorInfo | None, new: TensorInfo | None) -> tuple[str | None, str | None]:
+    if old is None or new is None or old.size != new.size:
+        return (sha256(old) if old else None), (sha256(new) if new else None)
+    left = right = hashlib.sha256()
+    for ours, theirs in zip_longest(chunks(old), chunks(new), fillvalue=b""):
+        if left is right and ours != theirs:
+            right = left.copy()
+        left.update(ours)
+        if right is not left:
+            right.update(theirs)
+    return left.hexdigest(), right.hexdigest()
+
+
+def _is_same(old: TensorInfo, new: TensorInfo, digests: tuple[str | None, str | None]) -> bool:
+    return (old.dtype, old.shape) == (new.dtype, new.shape) and digests[0] == digests[1]

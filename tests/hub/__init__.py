@@ -1,0 +1,1 @@
+"""A Hugging Face Hub on the loopback interface, for tests that run the real client."""

@@ -1,0 +1,300 @@
+"""Rewriting a checkpoint: exactly the named tensors change, and a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from ember_hub.errors import CorruptCheckpoint, DiskError, EditError, EmberHubError, ShapeMismatch
+from ember_hub.progress import Quiet
+from ember_hub.source.checkpoint import INDEX_FILE, Checkpoint, compare, read_weight_map
+from ember_hub.source.rewrite import Change, CopyOf, Rows, Whole, copy_companions, rewrite
+from tests.source.test_checkpoint import DOWN, EMBEDDING, LFS_POINTER, METADATA, tensors
+from tests.source.test_checkpoint import sharded as sharded_model
+from tests.source.test_checkpoint import single as single_file_model
+
+IDS = torch.tensor([60, 3, 4, 5, 17])
+
+
+def new_rows() -> Rows:
+    return Rows(IDS, torch.randn(len(IDS), 8, generator=torch.Generator().manual_seed(1)))
+
+
+def single(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Checkpoint:
+    folder.mkdir()
+    return Checkpoint.open(single_file_model(folder, dtype))
+
+
+def sharded(folder: Path) -> Checkpoint:
+    folder.mkdir()
+    return Checkpoint.open(sharded_model(folder))
+
+
+@contextmanager
+def nothing_left_in(folder: Path) -> Iterator[None]:
+    before = sorted(folder.rglob("*"))
+    yield
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_rows_change_and_no_other_byte_does(tmp_path: Path, dtype: torch.dtype) -> None:
+    original = single(tmp_path / "base", dtype)
+    change = new_rows()
+    written = rewrite(original, tmp_path / "out", {EMBEDDING: change}, Quiet())
+    expected = tensors(dtype)[EMBEDDING].index_copy(0, IDS, change.values.to(dtype))
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[EMBEDDING], expected)
+    proof = compare(original, written)
+    assert (proof.changed, proof.added, proof.removed) == ((EMBEDDING,), (), ())
+    assert set(proof.identical) == set(tensors()) - {EMBEDDING}
+    ours, theirs = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "base"))
+    start = original.tensors[EMBEDDING].start
+    row = original.tensors[EMBEDDING].row_size
+    moved = {(position - start) // row for position in range(len(theirs)) if ours[position] != theirs[position]}
+    assert len(ours) == len(theirs)
+    assert moved == set(IDS.tolist())
+
+
+def test_without_changes_every_file_stays_the_same(tmp_path: Path) -> None:
+    rewrite(sharded(tmp_path / "base"), tmp_path / "out", {}, Quiet())
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("base", "out")]
+    assert files[0] == files[1]
+
+
+def test_a_whole_tensor_is_replaced_even_from_a_transposed_view(tmp_path: Path) -> None:
+    original = single(tmp_path / "base")
+    values = torch.randn(16, 8, dtype=torch.float64).t()
+    written = rewrite(original, tmp_path / "out", {DOWN: Whole(values)}, Quiet())
+    assert torch.equal(written.read(DOWN), values.to(torch.bfloat16))
+    assert compare(original, written).changed == (DOWN,)
+
+
+def test_values_larger_than_a_chunk_are_written_whole(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    held = {"a": torch.zeros(3), "big": torch.zeros(5000, 1024), "c": torch.ones(3)}
+    save_file(held, tmp_path / "base" / "model.safetensors")
+    values = torch.randn(4500, 1024)
+    ids = torch.randperm(5000)[:4500]
+    original = Checkpoint.open(tmp_path / "base")
+    rows = rewrite(original, tmp_path / "rows", {"big": Rows(ids, values)}, Quiet())
+    assert torch.equal(rows.read("big"), torch.zeros(5000, 1024).index_copy(0, ids, values))
+    whole = rewrite(original, tmp_path / "whole", {"big": Whole(rows.read("big"))}, Quiet())
+    assert compare(rows, whole).changed == ()
+    assert compare(original, whole).changed == ("big",)
+
+
+def test_a_tied_model_gets_a_head_equal_to_its_original_embedding(tmp_path: Path) -> None:
+    original = single(tmp_path / "base")
+    written = rewrite(original, tmp_path / "out", {"lm_head.weight": CopyOf(EMBEDDING), EMBEDDING: new_rows()}, Quiet())
+    proof = compare(original, written)
+    assert (proof.changed, proof.added) == ((EMBEDDING,), ("lm_head.weight",))
+    assert proof.rewritten_sha256["lm_head.weight"] == proof.original_sha256[EMBEDDING]
+    assert list(written.tensors) == [*original.tensors, "lm_head.weight"]
+    assert (written.files[0].data_start - original.files[0].data_start) % 4096 == 0
+    assert written.files[0].metadata == METADATA
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("lm_head.weight"), tensors()[EMBEDDING])
+        assert torch.equal(file.get_tensor(DOWN), tensors()[DOWN])
+
+
+def test_shards_keep_their_layout_and_the_index_learns_the_new_tensor(tmp_path: Path) -> None:
+    original = sharded(tmp_path / "base")
+    changes: dict[str, Change] = {EMBEDDING: new_rows(), "lm_head.weight": CopyOf(EMBEDDING)}
+    written = rewrite(original, tmp_path / "out", changes, Quiet())
+    index = json.loads((tmp_path / "out" / INDEX_FILE).read_text())
+    changed, untouched = (file.path.name for file in original.files)
+    assert index["weight_map"] == read_weight_map(tmp_path / "base" / INDEX_FILE) | {"lm_head.weight": changed}
+    assert list(index["weight_map"]) == sorted(index["weight_map"])
+    assert index["metadata"]["total_size"] == sum(info.size for info in written.tensors.values())
+    assert (tmp_path / "base" / untouched).read_bytes() == (tmp_path / "out" / untouched).read_bytes()
+    old, new = (json.loads(checkpoint.files[0].header) for checkpoint in (original, written))
+    assert list(new.items())[:-1] == list(old.items())
+
+
+def test_links_become_regular_files_with_normal_permissions(tmp_path: Path) -> None:
+    single(tmp_path / "blobs")
+    (tmp_path / "blobs" / "config.json").write_text("{}")
+    (tmp_path / "snapshot").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / "blobs" / name).chmod(0o400)
+        (tmp_path / "snapshot" / name).symlink_to(f"../blobs/{name}")
+    rewrite(Checkpoint.open(tmp_path / "snapshot"), tmp_path / "out", {EMBEDDING: new_rows()}, Quiet())
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in (tmp_path / "out").iterdir():
+        assert not path.is_symlink()
+        assert path.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_companions_are_all_a_model_needs_but_weights_and_card(tmp_path: Path) -> None:
+    wanted = ["LICENSE", "chat_template.jinja", "code/modeling.py", "config.json", "more/tool.jinja", "tokenizer.model"]
+    left = ["README.md", ".gitattributes", ".git/config", ".cache/a.py", "__pycache__/a.py", "onnx/config.json"]
+    left += ["pytorch_model.bin", "a.gguf", "a.h5", "a.msgpack", "onnx/a.onnx", "consolidated.safetensors", "a.PTH"]
+    left += ["model.safetensors.index.json"]
+    for name in [*wanted, *left]:
+        (tmp_path / "base" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "base" / name).write_text(f"I am {name}")
+    assert sorted(copy_companions(tmp_path / "base", tmp_path / "out")) == sorted(wanted)
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == set(wanted)
+    assert (tmp_path / "out" / "code" / "modeling.py").read_text() == "I am code/modeling.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        (EMBEDDING, Rows(torch.tensor([64]), torch.zeros(1, 8)), "out of range"),
+        (EMBEDDING, Rows(torch.tensor([-1]), torch.zeros(1, 8)), "out of range"),
+        (EMBEDDING, Rows(torch.tensor([3, 3]), torch.zeros(2, 8)), "twice"),
+        (EMBEDDING, Rows(torch.tensor([3]), torch.zeros(1, 9)), "expected"),
+        (EMBEDDING, Rows(torch.ones(64, dtype=torch.bool), torch.zeros(64, 8)), "whole numbers"),
+        (EMBEDDING, Rows(torch.tensor([3]), torch.zeros(1, 8, dtype=torch.int32)), "int32"),
+        (DOWN, Whole(torch.zeros(16, 8)), "expected"),
+        ("nothing", Whole(torch.zeros(8)), "no tensor"),
+        ("lm_head.weight", CopyOf("nothing"), "no tensor"),
+        (DOWN, CopyOf(EMBEDDING), "already has"),
+    ],
+)
+def test_a_change_that_does_not_fit_is_refused_before_anything_is_written(
+    tmp_path: Path, name: str, change: Change, told: str
+) -> None:
+    original = single(tmp_path / "base")
+    with nothing_left_in(tmp_path), pytest.raises(ShapeMismatch, match=told) as caught:
+        rewrite(original, tmp_path / "out", {name: change}, Quiet())
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_values_that_are_not_finite_in_the_tensor_are_refused(tmp_path: Path, value: float) -> None:
+    original = single(tmp_path / "base", torch.float16)
+    with nothing_left_in(tmp_path), pytest.raises(EditError, match="not finite") as caught:
+        rewrite(original, tmp_path / "out", {EMBEDDING: Rows(IDS, torch.full((5, 8), value))}, Quiet())
+    assert "strength" in caught.value.hint
+
+
+def untie(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+
+
+def refusal(original: Checkpoint, out: Path, kind: type[EmberHubError] = DiskError) -> str:
+    with nothing_left_in(original.folder.parent), pytest.raises(kind) as caught:
+        rewrite(original, out, {EMBEDDING: new_rows()}, Quiet())
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_a_place_that_cannot_be_written_is_a_disk_error(tmp_path: Path) -> None:
+    original = single(tmp_path / "base")
+    (tmp_path / "file").write_text("not a folder")
+    assert "GB needed" in refusal(original, tmp_path / "file" / "deep" / "out").partition("cannot be written")[2]
+
+
+def test_what_exists_is_never_overwritten(tmp_path: Path) -> None:
+    original = single(tmp_path / "base")
+    assert "exists already" in refusal(original, tmp_path / "base")
+    (tmp_path / "file").write_text("mine")
+    assert "exists already" in refusal(original, tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    assert EMBEDDING in rewrite(original, tmp_path / "empty", {}, Quiet()).tensors
+
+
+def test_a_model_larger_than_the_free_space_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    size = (shutil.disk_usage(tmp_path).free // 4 + 2**28) * 4
+    header = json.dumps({"huge": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    with open(tmp_path / "base" / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + size)
+    with nothing_left_in(tmp_path), pytest.raises(DiskError, match=r"no space.* GB needed, .* GB free") as caught:
+        rewrite(Checkpoint.open(tmp_path / "base"), tmp_path / "new" / "out", {}, Quiet())
+    assert "free some space" in caught.value.hint
+
+
+LIMITED = """
+import resource, sys
+from ember_hub.errors import DiskError
+from ember_hub.progress import Quiet
+from ember_hub.source.checkpoint import Checkpoint
+from ember_hub.source.rewrite import rewrite
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    rewrite(Checkpoint.open(sys.argv[1]), sys.argv[2], {}, Quiet())
+except DiskError as error:
+    sys.stdout.write(f"{error.message} | {error.hint}")
+"""
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    original = single(tmp_path / "base")
+    with nothing_left_in(tmp_path):
+        command = [sys.executable, "-W", "error", "-c", LIMITED, str(original.folder), str(tmp_path / "a" / "out")]
+        told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert "GB needed" in told.stdout.partition("no space for")[2]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interruption_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    def interrupt(folder: Path) -> None:
+        assert (folder / "model.safetensors").exists()
+        raise error
+
+    original = single(tmp_path / "base")
+    with nothing_left_in(tmp_path), pytest.raises(error):
+        rewrite(original, tmp_path / "new" / "out", {EMBEDDING: new_rows()}, Quiet(), finish=interrupt)
+
+
+def test_an_original_that_shrinks_meanwhile_leaves_nothing(tmp_path: Path) -> None:
+    original = single(tmp_path / "base")
+    with open(tmp_path / "base" / "model.safetensors", "r+b") as file:
+        file.truncate(700)
+    assert "ended at byte" in refusal(original, tmp_path / "out", CorruptCheckpoint)
+
+
+def test_a_companion_that_is_a_pointer_or_gone_is_refused(tmp_path: Path) -> None:
+    original = single(tmp_path / "base")
+    (tmp_path / "base" / "tokenizer.json").write_text(LFS_POINTER)
+    assert "pointer" in refusal(original, tmp_path / "out", CorruptCheckpoint)
+    (tmp_path / "base" / "tokenizer.json").unlink()
+    (tmp_path / "base" / "tokenizer.json").symlink_to("../blobs/4d7a")
+    assert "gone" in refusal(original, tmp_path / "out", CorruptCheckpoint)
+
+
+def test_progress_adds_up_to_the_bytes_written(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    class Counting(Quiet):
+        @contextmanager
+        def steps(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+            told.append(-total)
+            yield told.append
+
+    changes: dict[str, Change] = {EMBEDDING: new_rows(), DOWN: Whole(torch.zeros(8, 16)), "head": CopyOf(EMBEDDING)}
+    written = rewrite(single(tmp_path / "base"), tmp_path / "out", changes, Counting())
+    assert sum(told) == -written.files[0].data_start
+
+
+def test_a_rewritten_tied_model_loads_with_its_own_head(tmp_path: Path, tied_llama_folder: Path) -> None:
+    original = Checkpoint.open(tied_llama_folder)
+    d_model = original.tensors[EMBEDDING].shape[1]
+
+    rows = Rows(torch.tensor([5, 9]), torch.ones(2, d_model))
+    changes: dict[str, Change] = {EMBEDDING: rows, "lm_head.weight": CopyOf(EMBEDDING)}
+    rewrite(original, tmp_path / "out", changes, Quiet(), finish=untie)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=original.tensors[EMBEDDING].dtype)
+    assert torch.equal(model.lm_head.weight, original.read(EMBEDDING))
+    assert torch.equal(model.get_input_embeddings().weight[[5, 9]], torch.ones(2, d_model))
