@@ -1,1 +1,29 @@
+"""ember-hub: erase a named concept from an open-weight language model, prove it, and publish the result.
 
+    import ember_hub
+    outcome = ember_hub.erase("HuggingFaceTB/SmolLM2-135M-Instruct", concept="covid", methods=("rmu",))
+    outcome.report["efficacy"], outcome.model, outcome.patch
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ember_hub.pipeline import Outcome
+    from ember_hub.progress import Progress
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "erase"]
+
+
+def erase(model: str, concept: str, *, progress: Progress | None = None, **settings: Any) -> Outcome:
+    """Erase one concept from one model; the keywords are the settings of `ember-hub erase`, nested as in TOML.
+
+    Raises:
+        EmberHubError: with `message` and `hint`.
+    """
+    from ember_hub.pipeline import erase as run
+    from ember_hub.settings import resolve
+
+    return run(resolve({"model": model, "concept": concept, **settings}), progress=progress)

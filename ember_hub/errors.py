@@ -23,6 +23,7 @@
     │   └── JudgeUnavailable
     ├── RunError              the run folder
     │   ├── RunBusy           another process works on the same folder
+    │   ├── RunNotFound       no finished run in the folder
     │   └── DiskError         full, read-only or unreadable
     └── PublishError
         ├── NotVerified       the exported files do not reload to the verified model
@@ -132,6 +133,10 @@ class RunError(EmberHubError):
 
 
 class RunBusy(RunError):
+    pass
+
+
+class RunNotFound(RunError):
     pass
 
 

@@ -18,8 +18,8 @@ from ember_hub.progress import Progress
 if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
-Space = Mapping[str, tuple[float, ...] | tuple[int, ...]]
-"""For every searched setting, the values to try, the expected best first."""
+Space = Mapping[str, tuple[float, float]]
+"""For every searched setting, its bounds; searched on a logarithmic scale, beginning at the setting's default."""
 
 
 class Method(BaseModel, ABC):

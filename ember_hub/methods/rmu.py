@@ -12,6 +12,7 @@ stream are trained, found by role. Source: Li et al. 2024 (arXiv 2403.03218).
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ from torch import Tensor
 
 from ember_hub.concepts.pack import ConceptPack, Question
 from ember_hub.edits.edit import Edit, Replaced
-from ember_hub.errors import UnsupportedModel
 from ember_hub.methods.base import Method, Space
 from ember_hub.methods.blocks import Passage, passage, through
 from ember_hub.progress import Progress
@@ -49,14 +49,14 @@ class Rmu(Method):
     depth: float = Field(0.25, gt=0, lt=1, description="Steered layer, as a fraction of the model's depth.")
     steering: float = Field(2.0, gt=0, description="Length of the steering vector, in median hidden-state norms.")
     retain_weight: float = Field(20.0, ge=0, description="Weight of holding neutral text where it was (alpha).")
-    learning_rate: float = Field(3e-4, gt=0, description="AdamW learning rate.")
+    learning_rate: float = Field(6e-4, gt=0, description="AdamW learning rate.")
     steps: int = Field(80, ge=1, description="Training steps.")
     batch_size: int = Field(8, ge=1, description="Texts in a batch, of each kind.")
     blocks: int = Field(3, ge=1, description="Trained blocks, counted down from the steered layer.")
 
     @classmethod
     def search_space(cls) -> Space:
-        return {"steering": (2.0, 1.0, 4.0), "learning_rate": (3e-4, 1e-3, 1e-4), "depth": (0.25, 0.4)}
+        return {"steering": (1.0, 6.0), "learning_rate": (2e-4, 1.5e-3), "depth": (0.2, 0.5)}
 
     def prepare(self, loaded: LoadedModel, pack: ConceptPack, seed: int, progress: Progress) -> Material:
         shuffle = random.Random(seed).shuffle
@@ -127,20 +127,15 @@ def _batches(texts: Sequence[str], size: int) -> list[list[str]]:
 
 def hash_of(text: str) -> int:
     """A number that depends on the text alone, for orders that no seed and no process changes."""
-    import hashlib
-
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 def _writers(loaded: LoadedModel, first: int, last: int) -> dict[str, tuple[int, str]]:
     """Parameter name of each trained matrix → (block index, name within the block)."""
-    prefix = loaded.anatomy.blocks
+    prefix, names = loaded.anatomy.blocks, loaded.anatomy.required_mlp_writers()
     writers = {}
     for index in range(first, last + 1):
-        name = loaded.anatomy.mlp_writers[index]
-        if not name:
-            raise UnsupportedModel(f"block {index} has no MLP whose output matrix could be trained",
-                                   hint="use --method none for the embedding edit alone")
+        name = names[index]
         writers[name] = (index, name.removeprefix(f"{prefix}.{index}."))
     return writers
 

@@ -1,0 +1,18 @@
+"""`ember-hub card`: the model card of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--form", type=click.Choice(["model", "patch"]), default="model", show_default=True, help="Which card.")
+def card(run: Path, form: str) -> None:
+    """Print the model card of the finished run in the folder RUN."""
+    from ember_hub.publish.card import render
+    from ember_hub.run import read_report
+
+    click.echo(render(read_report(run), form))

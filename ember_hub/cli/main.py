@@ -1,0 +1,69 @@
+"""The entry point: which commands there are, each imported only when it is called, and the one place for errors."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from ember_hub import __version__
+from ember_hub.errors import EmberHubError
+
+COMMANDS = {
+    "erase": "Erase a concept from a model, verify it, and write (or push) the result.",
+    "concepts": "List, show, check or import concept packs.",
+    "methods": "The installed methods, with their settings and references.",
+    "card": "Print the model card of a finished run.",
+    "push": "Push a finished run to the Hub.",
+}
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """Commands by name; their modules are heavy, so help comes from the table above."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return getattr(import_module(f"ember_hub.cli.{name}"), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ember-hub")
+def cli() -> None:
+    """Erase a named concept from an open-weight language model, prove it, and publish the result.
+
+    \b
+    ember-hub erase meta-llama/Llama-3.1-8B-Instruct --concept covid --push
+    """
+
+
+def main() -> None:
+    """Run the command line; every known error becomes two lines and an exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except EmberHubError as error:
+        _complain(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "ember-hub"
+        _complain(error.format_message(), f"see `{where} --help`")
+        sys.exit(2)
+    except click.ClickException as error:
+        _complain(error.format_message(), "see `ember-hub --help`")
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted", "type the same command again to continue where it was")
+        sys.exit(INTERRUPTED)
+
+
+def _complain(message: str, hint: str) -> None:
+    click.echo(f"Error: {message}\nHint: {hint}", err=True)

@@ -1,0 +1,119 @@
+"""The same examination for every model state: what it knows, whether it still answers, how it writes ordinary text.
+
+The base is examined first. Which format suits it, and which questions it knows, is decided there once, and every later
+state is asked the same questions in the same presentations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from ember_hub.concepts.pack import ConceptPack, Question, Split
+from ember_hub.evaluation.knowledge import Answered, ask, better_format, known
+from ember_hub.evaluation.language import Predictions, divergence, neutral_loss, predictions
+from ember_hub.evaluation.presentation import Format
+from ember_hub.progress import Progress
+
+if TYPE_CHECKING:
+    from ember_hub.source.load import LoadedModel
+
+Part = Literal["concept", "near_domain", "general"]
+PARTS: tuple[Part, ...] = ("concept", "near_domain", "general")
+HEALTH_QUESTIONS: dict[Split, int] = {"tune": 8, "test": 20}
+"""Questions of each part on which the mass on lettered answers is measured."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model state as measured, question by question and sentence by sentence."""
+
+    answers: Mapping[Part, Sequence[Answered]]
+    mass: Mapping[Part, Sequence[float]]
+    """Probability that the next token is one of the offered letters, for each health question."""
+    losses: Sequence[float] = ()
+    divergences: Sequence[float] = ()
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping) -> Measurement:
+        answers = {part: [Answered(**{**a, "choices": tuple(a["choices"])}) for a in list_]
+                   for part, list_ in row["answers"].items()}
+        return cls(answers, row["mass"], row["losses"], row["divergences"])
+
+
+@dataclass(frozen=True)
+class Syllabus:
+    """What every state is asked: the format that suits the base, and the ids of the questions it knows."""
+
+    format: Format
+    known: Mapping[Split, Mapping[Part, frozenset[str]]]
+
+    def to_json(self) -> dict:
+        return {"format": self.format,
+                "known": {s: {p: sorted(ids) for p, ids in parts.items()} for s, parts in self.known.items()}}
+
+    @classmethod
+    def from_json(cls, row: Mapping) -> Syllabus:
+        return cls(row["format"], {s: {p: frozenset(ids) for p, ids in parts.items()} for s, parts in row["known"].items()})
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Asks one model about one pack."""
+
+    loaded: LoadedModel
+    pack: ConceptPack
+    progress: Progress
+    formats: tuple[Format, ...] = field(default=("answer", "letter"))
+
+    def syllabus(self) -> Syllabus:
+        """Decide on format and known questions, from presentations that are never measured with."""
+        tune = {f: {p: ask(self.loaded, self._asked(p, "tune"), f, "choose", self.progress) for p in PARTS} for f in self.formats}
+        format = better_format({f: [a for answers in parts.values() for a in answers] for f, parts in tune.items()})
+        test = {p: known(ask(self.loaded, self._asked(p, "test"), format, "choose", self.progress)) for p in PARTS}
+        return Syllabus(format, {"tune": {p: known(a) for p, a in tune[format].items()}, "test": test})
+
+    def tune(self, syllabus: Syllabus) -> Measurement:
+        """The quick look that the search takes at every candidate: known questions of the tune split."""
+        chosen = {p: [q for q in self._asked(p, "tune") if q.id in syllabus.known["tune"][p]] for p in PARTS}
+        return Measurement(answers={p: self._ask(questions, syllabus) for p, questions in chosen.items()},
+                           mass=self._mass("tune"),
+                           losses=neutral_loss(self.loaded, self.pack.neutral_part("tune"), self.progress))
+
+    def test(self, syllabus: Syllabus, base: Predictions | None = None) -> Measurement:
+        """Everything on the test split; `base` are the base's predictions on the neutral sentences, to compare with."""
+        sentences = self.pack.neutral_part("test")
+        now = predictions(self.loaded, sentences, at=base) if base else None
+        return Measurement(answers={p: self._ask(self._asked(p, "test"), syllabus) for p in PARTS}, mass=self._mass("test"),
+                           losses=neutral_loss(self.loaded, sentences, self.progress),
+                           divergences=divergence(base, now) if base and now else ())
+
+    def attacked(self, syllabus: Syllabus) -> Measurement:
+        """What an attack can change: the concept, its neighbours, and whether the model still answers."""
+        parts: tuple[Part, ...] = ("concept", "near_domain")
+        return Measurement(answers={p: self._ask(self._asked(p, "test"), syllabus) for p in parts}, mass=self._mass("test"))
+
+    def known_concept(self, syllabus: Syllabus) -> list[Answered]:
+        """The concept's known test questions alone: a point of a relearning curve."""
+        known_ids = syllabus.known["test"]["concept"]
+        return self._ask([q for q in self._asked("concept", "test") if q.id in known_ids], syllabus)
+
+    def _asked(self, part: Part, split: Split) -> tuple[Question, ...]:
+        return self.pack.asked("questions" if part == "concept" else part, split)
+
+    def _ask(self, questions: Sequence[Question], syllabus: Syllabus) -> list[Answered]:
+        return ask(self.loaded, questions, syllabus.format, "measure", self.progress) if questions else []
+
+    def _mass(self, split: Split) -> dict[Part, list[float]]:
+        return {p: [a.mass for a in ask(self.loaded, self._asked(p, split)[: HEALTH_QUESTIONS[split]], "letter", "measure")]
+                for p in PARTS}
+
+
+def known_values(measured: Measurement, part: Part, ids: frozenset[str], what: Literal["accuracy", "probability"]
+                 ) -> list[float]:
+    """Per-question values of the known questions of a part, in the pack's order."""
+    return [getattr(a, what) for a in measured.answers.get(part, ()) if a.id in ids]

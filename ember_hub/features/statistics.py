@@ -1,0 +1,73 @@
+"""What the numbers say about tokens and features before anyone reads them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ember_hub.concepts.labels import Label, TokenLabels
+
+AFFINITY_WEIGHT = 16.0
+"""Nats of evidence per unit of affinity: 0.25 (a concept name's neighbourhood) is worth log-odds of 4."""
+_RIDGE = 1.0
+_DOUBT = 0.02
+_NEVER = -9.0
+# Below this a token's own counts speak against it so clearly that no neighbourhood can make up for it.
+_MIN_PURITY = 0.04
+_SMOOTH = 1e-3
+
+
+def affinity(unit_rows: Tensor, purity: Tensor) -> Tensor:
+    """(n,) float64: the purity that a token's embedding promises, by the tokens around it.
+
+    Ridge regression of purity on the centred unit rows (n, d), predicting each token without itself. A count of two or
+    three says little about one rare token; that its neighbours are the concept's own says much more.
+    """
+    rows = unit_rows.double()
+    target = purity.double() - purity.double().mean()
+    n, d = rows.shape
+    # One factor serves all n predictions: leaving a row out changes the fit by its leverage alone.
+    if d <= n:
+        inverse = torch.linalg.inv(rows.T @ rows + _RIDGE * torch.eye(d, dtype=torch.float64))
+        leverage = ((rows @ inverse) * rows).sum(dim=1)
+        fitted = rows @ (inverse @ (rows.T @ target))
+    else:
+        gram = rows @ rows.T
+        hat = gram @ torch.linalg.inv(gram + _RIDGE * torch.eye(n, dtype=torch.float64))
+        leverage, fitted = hat.diagonal(), hat @ target
+    return (fitted - leverage * target) / (1 - leverage).clamp(min=1e-6) + purity.double().mean()
+
+
+def belief(labels: TokenLabels, unit_rows: Tensor) -> Tensor:
+    """(n,) float64 log-odds in nats that a token is the concept's own: its own counts, and its neighbourhood.
+
+    Pieces of words count only if they are exclusive by their letters.
+    """
+    sound = (labels.whole >= 0.5) | labels.exclusive
+    near = affinity(unit_rows, torch.where(sound, labels.purity, 0.0))
+    own = labels.purity.double().clamp(_DOUBT, 1 - _DOUBT)
+    total = torch.log(own / (1 - own)) + AFFINITY_WEIGHT * near
+    return torch.where(sound & (labels.purity >= _MIN_PURITY), total, _NEVER)
+
+
+def certainty(belief_of: Tensor) -> Tensor:
+    """(n,) in [0, 1]: half at a belief of two nats. How much of a token's activation counts as the concept's."""
+    return torch.sigmoid(belief_of - 2.0)
+
+
+def shares(activations: Tensor, certain: Tensor) -> Tensor:
+    """(K,): how much of each feature's absolute activation (n, K) lies on the concept's own tokens."""
+    magnitude = activations.abs()
+    return (magnitude * certain.to(magnitude)[:, None]).sum(dim=0) / magnitude.sum(dim=0).clamp(min=1e-12)
+
+
+def ratios(activations: Tensor, labels: TokenLabels) -> Tensor:
+    """(K,): mean absolute activation on concept-only tokens over that on neutral-only tokens, smoothed.
+
+    Source: EMBER (arXiv 2606.03695), ratio_abs; the smoothing keeps a neutral mean of zero from deciding.
+    """
+    magnitude = activations.abs()
+    smooth = _SMOOTH * magnitude.amax(dim=0)
+    means = [magnitude[labels.label == label].sum(dim=0) / max(int((labels.label == label).sum()), 1)
+             for label in (Label.CONCEPT, Label.NEUTRAL)]
+    return (means[0] + smooth) / (means[1] + smooth).clamp(min=1e-12)

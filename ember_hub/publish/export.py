@@ -1,0 +1,199 @@
+"""A full edited model: the base's checkpoint streamed into a new folder in which only the edited tensors differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ember_hub.edits.edit import Change, Edit, Replaced, ReplacedRows
+from ember_hub.errors import DiskError, EditError, EmptyEdit, NotVerified, ShapeMismatch, UnsupportedModel
+from ember_hub.progress import Progress
+from ember_hub.source import rewrite as files
+from ember_hub.source.anatomy import Anatomy
+from ember_hub.source.checkpoint import Checkpoint, FileComparison, compare
+
+_AGAIN = "the disk or another program changed the files: run the command again"
+
+
+def export_model(folder: Path, anatomy: Anatomy, edit: Edit, out: Path, progress: Progress) -> FileComparison:
+    """Write the edited model to `out`, which appears, or replaces an earlier export, only once it is proven whole.
+
+    A tied base whose embedding is edited gets a head of its own, with the bytes of the original embedding.
+
+    Returns:
+        What the proof found: every tensor that the edit does not name is byte for byte the base's.
+
+    Raises:
+        EmptyEdit: the edit changes nothing.
+        UnsupportedModel: a parameter of the edit is not one tensor of the checkpoint.
+        EditError, ShapeMismatch: a change does not fit its tensor.
+        DiskError: no space, not writable, or `out` holds something else.
+        NotVerified: what was written is not what was meant; nothing is left behind.
+    """
+    if not edit.changes:
+        raise EmptyEdit("the edit changes no parameter, so there is no edited model to write",
+                        hint="choose a method that edits, or loosen the gates that rejected every strength")
+    base = Checkpoint.open(folder)
+    changes = {tensor_name(base, name): _file_change(change) for name, change in as_stored(folder, edit).changes.items()}
+    gets_head = anatomy.is_tied and anatomy.embedding in edit.changes
+    if gets_head:
+        changes = _own_head(base, anatomy) | changes
+    with replacing(out, folder, "config.json") as fresh:
+        written = files.rewrite(base, fresh, changes, progress, finish=_declare_untied if gets_head else None)
+        comparison = compare(base, written, progress)
+        _prove(base, changes, comparison)
+    return comparison
+
+
+def as_stored(folder: Path, edit: Edit) -> Edit:
+    """The edit as the checkpoint can hold it: new rows from the stored rows, all rounded to the tensors' dtypes.
+
+    Verify this one: a model loaded in another dtype than its checkpoint's computes rows that differ in the last bit
+    from those that come from the file. Rows are sorted by id; what is stored already stays as it is.
+
+    Raises:
+        UnsupportedModel: a parameter of the edit is not one tensor of the checkpoint.
+        EditError: a value is not finite in its tensor's dtype.
+        ShapeMismatch: an id is named twice, or is no row of its tensor.
+    """
+    checkpoint = Checkpoint.open(folder)
+    return replace(edit, changes={name: _stored(checkpoint, name, change) for name, change in edit.changes.items()})
+
+
+def tensor_name(checkpoint: Checkpoint, parameter: str) -> str:
+    """The checkpoint's name of a parameter of the loaded model.
+
+    Raises:
+        UnsupportedModel: no tensor, or more than one, goes by that name.
+    """
+    found = _tensor_names(checkpoint, parameter)
+    if len(found) != 1:
+        which = f"several tensors of {checkpoint.folder} may be" if found else f"no tensor of {checkpoint.folder} is"
+        raise UnsupportedModel(f"{which} {parameter!r} of the loaded model: transformers converts it while loading",
+                               hint="use a method that edits the embedding only, such as --method none, or load the "
+                                    "base with transformers and save it again, so that both use the same names")
+    return found[0]
+
+
+@contextmanager
+def replacing(out: Path, base_folder: Path, marker: str) -> Iterator[Path]:
+    """A hidden sibling of `out` to write into, that takes its name after the block and is gone if anything fails.
+
+    Args:
+        marker: the file by which an earlier result of the same kind is known; other folders are never replaced.
+
+    Raises:
+        DiskError: `out` is the base or something else, or cannot be written.
+    """
+    out = out.resolve()
+    fresh, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
+    is_ours = (out / marker).is_file() and not base_folder.resolve().is_relative_to(out)
+    if out.exists() and not is_ours and (not out.is_dir() or any(out.iterdir())):
+        raise DiskError(f"{out} exists already and is no earlier export", hint="choose another output folder")
+    try:
+        # What a killed run left under this name is ours to remove.
+        shutil.rmtree(fresh, ignore_errors=True)
+        yield fresh
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        fresh.rename(out)
+    except (OSError, SafetensorError) as error:
+        raise DiskError(f"{out} cannot be written: {error}", hint="check its permissions and free space") from error
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def bytes_sha256(tensor: Tensor) -> str:
+    """Hex digest of a tensor's bytes as they lie in a safetensors file."""
+    return hashlib.sha256(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())).hexdigest()
+
+
+def _tensor_names(checkpoint: Checkpoint, parameter: str) -> list[str]:
+    """The tensor of the same name, else those that differ by a prefix, else those whose two leading parts swapped."""
+    if parameter in checkpoint.tensors:
+        return [parameter]
+    found = [name for name in checkpoint.tensors if name.endswith(f".{parameter}") or parameter.endswith(f".{name}")]
+    # Checkpoints of multimodal models say language_model.model.layers where transformers says model.language_model.layers.
+    parts = parameter.split(".")
+    swapped = ".".join([*reversed(parts[:2]), *parts[2:]])
+    return found or [name for name in (swapped,) if name in checkpoint.tensors]
+
+
+def _stored(checkpoint: Checkpoint, parameter: str, change: Change) -> ReplacedRows | Replaced:
+    info = checkpoint.info(tensor_name(checkpoint, parameter))
+    stored: ReplacedRows | Replaced
+    if isinstance(change, Replaced):
+        stored = Replaced(change.values.detach().to("cpu", info.dtype))
+    else:
+        values = change.moved(checkpoint.read_rows(info.name, change.token_ids)).to(info.dtype)
+        ids, order = change.token_ids.cpu().sort()
+        if len(ids.unique()) != len(ids):
+            raise ShapeMismatch(f"the edit of {parameter!r} names a token id twice", hint="give each row once")
+        stored = ReplacedRows(ids, values[order])
+    if not bool(torch.isfinite(stored.values.float()).all()):
+        raise EditError(f"new values for {parameter!r} are not finite as {info.dtype}", hint="use a lower strength")
+    return stored
+
+
+def _file_change(change: Change) -> files.Change:
+    if isinstance(change, ReplacedRows):
+        return files.Rows(change.token_ids, change.values)
+    assert isinstance(change, Replaced), "as_stored leaves no other kind"
+    return files.Whole(change.values)
+
+
+def _own_head(base: Checkpoint, anatomy: Anatomy) -> dict[str, files.Change]:
+    """What makes the untied head write what the tied one wrote."""
+    assert anatomy.head is not None, "a tied model has a head"
+    source = base.info(tensor_name(base, anatomy.embedding))
+    held = _tensor_names(base, anatomy.head)
+    if not held:
+        return {anatomy.head: files.CopyOf(source.name)}
+    # Some tied checkpoints store the head too, and nothing ever read it: it may be stale.
+    head = base.info(tensor_name(base, anatomy.head))
+    is_same = head.dtype == source.dtype and base.tensor_sha256(head.name) == base.tensor_sha256(source.name)
+    return {} if is_same else {head.name: files.Whole(base.read(source.name))}
+
+
+def _declare_untied(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    parts = [config, *(part for name, part in config.items() if isinstance(part, dict)
+                       and (name == "text_config" or "tie_word_embeddings" in part))]
+    for part in parts:
+        part["tie_word_embeddings"] = False
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _prove(base: Checkpoint, changes: Mapping[str, files.Change], comparison: FileComparison) -> None:
+    touched = {*comparison.changed, *comparison.added, *comparison.removed}
+    strays = sorted(touched - set(changes))
+    if strays:
+        raise NotVerified(f"{len(strays)} tensors changed that the edit does not name, the first is {strays[0]}", hint=_AGAIN)
+    for name, change in changes.items():
+        if comparison.rewritten_sha256.get(name) != _expected_sha256(base, name, change, comparison):
+            raise NotVerified(f"{name} on disk is not what the edit says", hint=_AGAIN)
+
+
+def _expected_sha256(base: Checkpoint, name: str, change: files.Change, comparison: FileComparison) -> str:
+    if isinstance(change, files.CopyOf):
+        return comparison.original_sha256[change.source_name]
+    if isinstance(change, files.Whole):
+        return bytes_sha256(change.values.to(base.info(name).dtype))
+    # Not only the new rows: also that no other row of the table moved.
+    table = base.read(name)
+    table[change.ids] = change.values
+    return bytes_sha256(table)

@@ -1,0 +1,188 @@
+"""Every setting of an erasure, defined once: flag, TOML key, environment variable, help and card text come from here.
+
+Precedence: built-in default < `--config` TOML < environment (`EMBER_HUB_EMBER__SEEDS=3`) < flags and `--set`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ember_hub.errors import ConfigError
+
+PREFIX = "EMBER_HUB_"
+NOT_SETTINGS = frozenset({"EMBER_HUB_CACHE"})
+"""Environment variables with our prefix that are no settings of a run."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EmberSettings(Section):
+    """The embedding edit."""
+
+    enabled: bool = Field(True, description="Make the embedding edit before the other methods.")
+    variant: Literal["paper", "plus"] = Field("paper", description="SMF as published, or with the improved start and refit.")
+    rank: int | None = Field(None, ge=1, description="Features of the factorization (default: 200, or 100 below d_model 1024).")
+    sparsity: float = Field(0.01, gt=0, le=0.5, description="Share of the vocabulary rows that each feature keeps.")
+    seeds: int = Field(5, ge=1, description="Factorizations from different seeds that must agree.")
+    clip: float = Field(5.0, gt=0, description="No row moves by more than this many times its own norm.")
+    strengths: tuple[float, ...] = Field((1.0, 2.0, 5.0, 10.0), description="Strengths tried on the tune split.")
+
+
+class FeatureSettings(Section):
+    """Which features and tokens are taken for the concept's own."""
+
+    min_share: float | None = Field(None, description="Least share of a feature's activation on exclusive tokens.")
+    min_purity: float | None = Field(None, description="Least purity of an edited token.")
+    min_consensus: float | None = Field(None, description="Least share of the seeds in which a token must be chosen.")
+
+
+class SearchSettings(Section):
+    """The search on the tune split."""
+
+    trials: int = Field(6, ge=1, description="Settings of each method that are tried.")
+    specificity: float = Field(0.85, ge=0, le=1, description="Gate: least specificity on the tune split.")
+    coherence: float = Field(0.85, ge=0, le=1, description="Gate: least coherence on the tune split.")
+
+
+class VerifySettings(Section):
+    """What is measured at the end."""
+
+    battery: Literal["quick"] = Field("quick", description="Which evaluations and attacks run.")
+    levels: tuple[Literal["paper", "strong"], ...] = Field(("paper", "strong"), description="Levels of the relearning attack.")
+
+
+class PublishSettings(Section):
+    """What is written and where it goes."""
+
+    form: Literal["full", "patch", "both"] = Field("both", description="Write the full model, the patch, or both.")
+    push: bool = Field(False, description="Push the result to the Hub.")
+    repo: str | None = Field(None, description="Target repository (default: {user}/{base}-ember-{concept}).")
+    private: bool = Field(False, description="Create the target repository as private.")
+    base_id: str | None = Field(None, description="Hub id of the base when it is given as a folder or GGUF file.")
+    push_anyway: bool = Field(False, description="Push although a gate failed; the card then says so first.")
+
+
+class Settings(Section):
+    """One erasure."""
+
+    model: str = Field(description="Hub repository (org/name[@revision]), folder, or .gguf file.")
+    concept: str = Field(description="Name or alias of a concept pack, or its folder.")
+    methods: tuple[str, ...] = Field(("rmu",), description="Baseline methods, in order, after the embedding edit.")
+    output: Path = Field(Path("runs"), description="Where run folders are kept.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    dtype: str = Field("auto", description="auto, bfloat16, float16 or float32.")
+    seed: int = Field(42, ge=0, description="Seed of everything random.")
+    trust_remote_code: bool = Field(False, description="Allow the model repository's own Python code to run.")
+    gates: dict[str, float] = Field(default_factory=dict, description="Limits whose violation fails the command.")
+    ember: EmberSettings = EmberSettings()
+    features: FeatureSettings = FeatureSettings()
+    search: SearchSettings = SearchSettings()
+    verify: VerifySettings = VerifySettings()
+    publish: PublishSettings = PublishSettings()
+    method_settings: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Fixed settings of methods, by method; what is fixed is not searched.")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result: everything but where it is written to and whether it is pushed."""
+        own = self.model_dump(mode="json", exclude={"output", "publish", "gates", "model", "concept", "device"})
+        return own | {"form": self.publish.form, "base_id": self.publish.base_id}
+
+
+def resolve(flags: Mapping[str, Any], *, assignments: Iterable[str] = (), config: Path | None = None,
+            environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from all their sources.
+
+    Args:
+        flags: nested mapping of what the command line gave explicitly.
+        assignments: `section.key=value` texts of `--set`; values are read as JSON where they can be.
+
+    Raises:
+        ConfigError: unknown key (nearest names offered) or a value out of range.
+    """
+    merged: dict[str, Any] = _from_toml(config) if config else {}
+    for name, value in sorted((os.environ if environment is None else environment).items()):
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS:
+            _put(merged, name.removeprefix(PREFIX).lower().split("__"), _value(value), name)
+    _merge(merged, flags)
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r} is no assignment", hint="write --set section.key=value")
+        _put(merged, key.strip().split("."), _value(value), f"--set {key.strip()}")
+    return _validated(merged)
+
+
+def _from_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="check the path given to --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}", hint="mend the TOML at that place") from error
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.strip()
+
+
+def _put(merged: dict[str, Any], keys: list[str], value: Any, origin: str) -> None:
+    """Set a nested key; a key whose first part is no setting belongs to the method of that name."""
+    if len(keys) == 2 and keys[0] not in Settings.model_fields:
+        keys = ["method_settings", *keys]
+    place = merged
+    for key in keys[:-1]:
+        place = place.setdefault(key, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"{origin}: {key!r} has no parts", hint="see `ember-hub erase --help`")
+    place[keys[-1]] = value
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _validated(merged: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise _config_error(error) from error
+
+
+def _config_error(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        section = first["loc"][:-1]
+        known = _fields(Settings, section)
+        nearest = difflib.get_close_matches(str(first["loc"][-1]), known, n=2, cutoff=0.4) or sorted(known)
+        prefix = ".".join(map(str, section)) + "." if section else ""
+        return ConfigError(f"no setting {key!r}", hint=f"did you mean: {', '.join(prefix + n for n in nearest)}?")
+    if first["type"] == "missing":
+        return ConfigError(f"setting {key!r} is missing", hint=f"give it as a flag, in --config, or as {PREFIX}{key.upper()}")
+    return ConfigError(f"{key} = {first.get('input')!r}: {first['msg'].lower()}", hint="see `ember-hub erase --help`")
+
+
+def _fields(model: type[BaseModel], section: Iterable[Any]) -> list[str]:
+    for name in section:
+        field = model.model_fields.get(str(name))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

@@ -1,0 +1,125 @@
+"""What the stages of one erasure share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from safetensors.torch import load_file, save_file
+
+from ember_hub.concepts.pack import ConceptPack
+from ember_hub.edits import store
+from ember_hub.edits.apply import applied
+from ember_hub.edits.edit import Edit
+from ember_hub.evaluation.examination import Examiner, Measurement, Syllabus
+from ember_hub.evaluation.language import Predictions
+from ember_hub.methods.base import Method
+from ember_hub.progress import Progress
+from ember_hub.run import Run
+from ember_hub.settings import Settings
+from ember_hub.source.resolve import Base
+
+if TYPE_CHECKING:
+    from ember_hub.source.load import LoadedModel
+
+EMBER_EDIT = "edits/0-ember.safetensors"
+BEFORE = "reports/before.json"
+NEUTRAL = "reports/neutral.safetensors"
+RANDOM_EDIT = "edits/control-random.safetensors"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """One erasure under way."""
+
+    settings: Settings
+    base: Base
+    pack: ConceptPack
+    run: Run
+    methods: Mapping[str, type[Method]]
+    command: str
+    progress: Progress
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The base, loaded when a stage first needs it: a finished run never loads it."""
+        from ember_hub.source.load import load
+
+        s = self.settings
+        return load(self.base.folder, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code,
+                    progress=self.progress)
+
+    @cached_property
+    def syllabus(self) -> Syllabus:
+        return Syllabus.from_json(self.run.read_json(BEFORE)["syllabus"])
+
+    def before(self, split: str) -> Measurement:
+        return Measurement.from_json(self.run.read_json(BEFORE)[split])
+
+    def neutral_predictions(self) -> Predictions:
+        tensors = load_file(self.run.folder / NEUTRAL)
+        return Predictions(tensors["token_ids"], tensors["logprobs"])
+
+    def keep_predictions(self, value: Predictions) -> None:
+        with self.run.writing(NEUTRAL) as partial:
+            save_file({"token_ids": value.token_ids.contiguous(), "logprobs": value.logprobs.contiguous()}, partial)
+
+    def examiner(self) -> Examiner:
+        return Examiner(self.loaded, self.pack, self.progress)
+
+    def keep_edit(self, name: str, edit: Edit) -> None:
+        with self.run.writing(name) as partial:
+            store.save(edit, partial)
+
+    def edit(self, name: str) -> Edit:
+        return store.load(self.run.folder / name)
+
+    def ember_edit(self) -> Edit:
+        """The embedding edit at its chosen strength; the empty edit without EMBER, or where no strength passed."""
+        return self.edit(EMBER_EDIT) if self.settings.ember.enabled else Edit.none()
+
+    def method_edit(self, index: int, prefix: str = "") -> str:
+        """File of the edit of the index-th method; `prefix` names the control it belongs to."""
+        return f"edits/{prefix}{index + 1}-{self.settings.methods[index]}.safetensors"
+
+    def methods_edit(self, prefix: str = "") -> Edit:
+        """What all methods change together."""
+        edit = Edit.none()
+        for index in range(len(self.settings.methods)):
+            edit = edit.then(self.edit(self.method_edit(index, prefix)))
+        return edit
+
+    def arms(self) -> dict[str, Edit]:
+        """Every model state that is examined beside the base, by name: the result first, then its controls."""
+        ember, has_methods = self.ember_edit(), bool(self.settings.methods)
+        arms = {"edited": ember.then(self.methods_edit())}
+        if ember.changes:
+            if has_methods:
+                arms["ember-only"] = ember
+                arms["-".join([*self.settings.methods, "only"])] = self.methods_edit("control-only-")
+            arms["random-edit"] = self.edit(RANDOM_EDIT).then(self.methods_edit("control-random-"))
+        return arms
+
+    def attacked_arms(self) -> dict[str, Edit]:
+        """The states that are attacked: the result, what it is compared with, and the base itself."""
+        arms = {arm: edit for arm, edit in self.arms().items() if arm != "ember-only"}
+        return arms | {"base": Edit.none()}
+
+    def stages_before_method(self, index: int) -> tuple[str, ...]:
+        return ("before", *(("ember",) if self.settings.ember.enabled else ()), *(f"method-{i + 1}" for i in range(index)))
+
+    def edit_stages(self) -> tuple[str, ...]:
+        """The stages that made the edits."""
+        own = self.stages_before_method(len(self.settings.methods))[1:]
+        return (*own, "controls") if self.ember_edit().changes else own
+
+    @contextmanager
+    def edited(self, edit: Edit) -> Iterator[None]:
+        with applied(self.loaded.model, edit):
+            yield
+
+    def say(self, stage: str, text: str) -> None:
+        self.progress.say(stage, text)
