@@ -14,7 +14,7 @@ from ember_hub.concepts.pack import ConceptPack
 from ember_hub.errors import GateFailed, UsageError
 from ember_hub.methods import registry as methods
 from ember_hub.progress import Progress, Quiet
-from ember_hub.publish.push import Target, preflight
+from ember_hub.publish.push import Form, Target
 from ember_hub.run import Run, digest
 from ember_hub.settings import Settings
 from ember_hub.source.ref import ModelRef
@@ -87,18 +87,16 @@ def erase(settings: Settings, *, command: str = "", progress: Progress | None = 
     return Outcome(run.folder, report)
 
 
-def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[str, Target]:
+def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form, Target]:
     """Where the results will be pushed, checked before any work is done."""
     if not settings.publish.push:
         return {}
     publish = settings.publish
-    forms = {"full": ("model",), "patch": ("patch",), "both": ("model", "patch")}[publish.form]
-    base = publish.base_id or (ref.location if ref.kind == "hub" else ref.name)
-    return {form: preflight(_repo(publish.repo, form, len(forms)), base, pack.name, form, publish.private) for form in forms}
-
-
-def _repo(repo: str | None, form: str, count: int) -> str | None:
-    return f"{repo}-patch" if repo and form == "patch" and count > 1 else repo
+    base = publish.base_id or (ref.location if ref.kind == "hub" else None)
+    if base is None and publish.form != "full":
+        raise UsageError("a patch is loaded on top of its base, and this base has no name on the Hub",
+                         hint="give it with --base-id org/name, or push the full model: --as full")
+    return deliver.targets(publish.repo, publish.form, base or ref.name, pack.name, publish.private)
 
 
 def _folder(settings: Settings, base: Base, pack: ConceptPack) -> Path:

@@ -109,7 +109,10 @@ def resolve(flags: Mapping[str, Any], *, assignments: Iterable[str] = (), config
     Raises:
         ConfigError: unknown key (nearest names offered) or a value out of range.
     """
-    merged: dict[str, Any] = _from_toml(config) if config else {}
+    merged: dict[str, Any] = {}
+    if config:
+        for key, value in _from_toml(config).items():
+            _put(merged, [key] if key in Settings.model_fields else ["method_settings", _method(key)], value, str(config))
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(PREFIX) and name not in NOT_SETTINGS:
             _put(merged, name.removeprefix(PREFIX).lower().split("__"), _value(value), name)
@@ -141,13 +144,21 @@ def _value(text: str) -> Any:
 def _put(merged: dict[str, Any], keys: list[str], value: Any, origin: str) -> None:
     """Set a nested key; a key whose first part is no setting belongs to the method of that name."""
     if len(keys) == 2 and keys[0] not in Settings.model_fields:
-        keys = ["method_settings", *keys]
+        keys = ["method_settings", _method(keys[0]), keys[1]]
     place = merged
     for key in keys[:-1]:
         place = place.setdefault(key, {})
         if not isinstance(place, dict):
             raise ConfigError(f"{origin}: {key!r} has no parts", hint="see `ember-hub erase --help`")
     place[keys[-1]] = value
+
+
+def _method(name: str) -> str:
+    """A section that is not ours belongs to the method of that name, unless it looks like one of ours misspelt."""
+    nearest = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.75)
+    if nearest:
+        raise ConfigError(f"no section {name!r}", hint=f"did you mean {nearest[0]}?")
+    return name
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ def save(edit: Edit, path: Path) -> None:
         else:
             tensors[f"{name}|values"] = change.values
     about = {"format": FORMAT, "changes": json.dumps(kinds), "provenance": json.dumps(dict(edit.provenance))}
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata=about)
+    save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, path, metadata=about)
 
 
 def load(path: Path) -> Edit:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -44,13 +45,13 @@ def export_model(folder: Path, anatomy: Anatomy, edit: Edit, out: Path, progress
                         hint="choose a method that edits, or loosen the gates that rejected every strength")
     base = Checkpoint.open(folder)
     changes = {tensor_name(base, name): _file_change(change) for name, change in as_stored(folder, edit).changes.items()}
-    gets_head = anatomy.is_tied and anatomy.embedding in edit.changes
-    if gets_head:
+    is_untied = anatomy.embedding in edit.changes and (anatomy.is_tied or says_tied(folder))
+    if is_untied:
         changes = _own_head(base, anatomy) | changes
     with replacing(out, folder, "config.json") as fresh:
-        written = files.rewrite(base, fresh, changes, progress, finish=_declare_untied if gets_head else None)
+        written = files.rewrite(base, fresh, changes, progress, finish=_declare_untied if is_untied else None)
         comparison = compare(base, written, progress)
-        _prove(base, changes, comparison)
+        prove(base, changes, comparison)
     return comparison
 
 
@@ -75,13 +76,45 @@ def tensor_name(checkpoint: Checkpoint, parameter: str) -> str:
     Raises:
         UnsupportedModel: no tensor, or more than one, goes by that name.
     """
-    found = _tensor_names(checkpoint, parameter)
+    found = tensor_names(checkpoint, parameter)
     if len(found) != 1:
         which = f"several tensors of {checkpoint.folder} may be" if found else f"no tensor of {checkpoint.folder} is"
         raise UnsupportedModel(f"{which} {parameter!r} of the loaded model: transformers converts it while loading",
                                hint="use a method that edits the embedding only, such as --method none, or load the "
                                     "base with transformers and save it again, so that both use the same names")
     return found[0]
+
+
+def tensor_names(checkpoint: Checkpoint, parameter: str) -> list[str]:
+    """The tensor of the same name, else those that differ by a prefix, else the one whose leading parts are swapped."""
+    if parameter in checkpoint.tensors:
+        return [parameter]
+    found = [name for name in checkpoint.tensors if name.endswith(f".{parameter}") or parameter.endswith(f".{name}")]
+    # Multimodal checkpoints say language_model.model.layers where transformers says model.language_model.layers.
+    parts = parameter.split(".")
+    swapped = ".".join([*reversed(parts[:2]), *parts[2:]])
+    return found or [name for name in (swapped,) if name in checkpoint.tensors]
+
+
+def says_tied(folder: Path) -> bool:
+    """Whether config.json says that head and embedding are one; the checkpoint may hold two all the same."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return any(part.get("tie_word_embeddings") is True for _, part in _config_parts(config))
+
+
+def prove(base: Checkpoint, changes: Mapping[str, files.Change], comparison: FileComparison) -> None:
+    """Hold the comparison of base and rewritten checkpoint against the changes that were meant.
+
+    Raises:
+        NotVerified: another tensor differs, or a changed one holds other bytes than it should.
+    """
+    touched = {*comparison.changed, *comparison.added, *comparison.removed}
+    strays = sorted(touched - set(changes))
+    if strays:
+        raise NotVerified(f"{len(strays)} tensors changed that the edit does not name, the first is {strays[0]}", hint=_AGAIN)
+    for name, change in changes.items():
+        if comparison.rewritten_sha256.get(name) != _expected_sha256(base, name, change, comparison):
+            raise NotVerified(f"{name} on disk is not what the edit says", hint=_AGAIN)
 
 
 @contextmanager
@@ -121,17 +154,6 @@ def bytes_sha256(tensor: Tensor) -> str:
     return hashlib.sha256(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())).hexdigest()
 
 
-def _tensor_names(checkpoint: Checkpoint, parameter: str) -> list[str]:
-    """The tensor of the same name, else those that differ by a prefix, else those whose two leading parts swapped."""
-    if parameter in checkpoint.tensors:
-        return [parameter]
-    found = [name for name in checkpoint.tensors if name.endswith(f".{parameter}") or parameter.endswith(f".{name}")]
-    # Checkpoints of multimodal models say language_model.model.layers where transformers says model.language_model.layers.
-    parts = parameter.split(".")
-    swapped = ".".join([*reversed(parts[:2]), *parts[2:]])
-    return found or [name for name in (swapped,) if name in checkpoint.tensors]
-
-
 def _stored(checkpoint: Checkpoint, parameter: str, change: Change) -> ReplacedRows | Replaced:
     info = checkpoint.info(tensor_name(checkpoint, parameter))
     stored: ReplacedRows | Replaced
@@ -156,36 +178,26 @@ def _file_change(change: Change) -> files.Change:
 
 
 def _own_head(base: Checkpoint, anatomy: Anatomy) -> dict[str, files.Change]:
-    """What makes the untied head write what the tied one wrote."""
+    """What lets the untied head write what the base's wrote."""
     assert anatomy.head is not None, "a tied model has a head"
-    source = base.info(tensor_name(base, anatomy.embedding))
-    held = _tensor_names(base, anatomy.head)
-    if not held:
-        return {anatomy.head: files.CopyOf(source.name)}
-    # Some tied checkpoints store the head too, and nothing ever read it: it may be stale.
-    head = base.info(tensor_name(base, anatomy.head))
-    is_same = head.dtype == source.dtype and base.tensor_sha256(head.name) == base.tensor_sha256(source.name)
-    return {} if is_same else {head.name: files.Whole(base.read(source.name))}
+    # A head that the checkpoint holds is the one that transformers reads, also where the config says tied: it stays.
+    if tensor_names(base, anatomy.head):
+        return {}
+    return {anatomy.head: files.CopyOf(tensor_name(base, anatomy.embedding))}
 
 
 def _declare_untied(folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8"))
-    parts = [config, *(part for name, part in config.items() if isinstance(part, dict)
-                       and (name == "text_config" or "tie_word_embeddings" in part))]
-    for part in parts:
-        part["tie_word_embeddings"] = False
+    for name, part in _config_parts(config):
+        if not name or name == "text_config" or "tie_word_embeddings" in part:
+            part["tie_word_embeddings"] = False
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _prove(base: Checkpoint, changes: Mapping[str, files.Change], comparison: FileComparison) -> None:
-    touched = {*comparison.changed, *comparison.added, *comparison.removed}
-    strays = sorted(touched - set(changes))
-    if strays:
-        raise NotVerified(f"{len(strays)} tensors changed that the edit does not name, the first is {strays[0]}", hint=_AGAIN)
-    for name, change in changes.items():
-        if comparison.rewritten_sha256.get(name) != _expected_sha256(base, name, change, comparison):
-            raise NotVerified(f"{name} on disk is not what the edit says", hint=_AGAIN)
+def _config_parts(config: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The config itself, and the configs that a multimodal one nests."""
+    return [("", config), *((name, part) for name, part in config.items() if isinstance(part, dict))]
 
 
 def _expected_sha256(base: Checkpoint, name: str, change: files.Change, comparison: FileComparison) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ember_hub.edits.edit import Edit, Replaced, ReplacedRows
 from ember_hub.errors import EditError, EmptyEdit
-from ember_hub.publish.export import as_stored, bytes_sha256, replacing, tensor_name
+from ember_hub.publish.export import as_stored, bytes_sha256, replacing, says_tied, tensor_name, tensor_names
 from ember_hub.source.anatomy import Anatomy
 from ember_hub.source.checkpoint import Checkpoint
 
@@ -70,16 +70,17 @@ def make_patch(base: Base, anatomy: Anatomy, edit: Edit, out: Path, left_out: Se
     part = _embedding_part(base, anatomy, edit)
     with replacing(out, base.folder, PATCH_FILE) as folder:
         folder.mkdir(parents=True)
-        config, tensors = _tied(part, anatomy) if anatomy.is_tied else _untied(part, anatomy)
+        # PEFT believes the config; where a checkpoint holds a head of its own in spite of it, the guard is right too.
+        is_tied = anatomy.is_tied or says_tied(base.folder)
+        config, tensors = _tied(part, anatomy) if is_tied else _untied(part, anatomy)
         about = {"base_model_name_or_path": base.repo_id or str(base.folder.resolve()), "revision": None,
                  "task_type": "CAUSAL_LM", "inference_mode": True}
         _write_json(folder / ADAPTER_CONFIG, about | config)
         save_file({f"base_model.model.{name}": rows.contiguous() for name, rows in tensors.items()},
                   folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         save_file({"token_ids": part.new.token_ids, "rows": part.original}, folder / UNDO_FILE, metadata={"format": "pt"})
-        carried = {anatomy.embedding}
-        _write_json(folder / PATCH_FILE, _description(base, anatomy, part)
-                    | {"not_carried": {"methods": list(left_out), "parameters": sorted(set(edit.changes) - carried)}})
+        left = {"methods": list(left_out), "parameters": sorted(set(edit.changes) - {anatomy.embedding})}
+        _write_json(folder / PATCH_FILE, _description(base, anatomy, part) | {"not_carried": left})
         _copy_companions(base, folder)
 
 
@@ -117,11 +118,12 @@ def _tied(part: _Part, anatomy: Anatomy) -> tuple[dict[str, object], dict[str, T
     assert anatomy.head is not None, "a tied model has a head"
     module, head = anatomy.embedding.removesuffix(".weight"), anatomy.head.removesuffix(".weight")
     guard = _guard(part.ids, anatomy.vocab)
+    held = next(iter(tensor_names(part.checkpoint, anatomy.head)), part.tensor)
     config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": "dummy-target-modules",
               "trainable_token_indices": {module: part.ids, head: [guard]}, "ensure_weight_tying": False}
     suffix = "token_adapter.trainable_tokens_delta"
     return config, {f"{module}.{suffix}": part.new.values,
-                    f"{head}.{suffix}": part.checkpoint.read_rows(part.tensor, [guard])}
+                    f"{head}.{suffix}": part.checkpoint.read_rows(held, [guard])}
 
 
 def _guard(ids: Sequence[int], vocab: int) -> int:

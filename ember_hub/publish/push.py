@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,16 +55,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What lies on the Hub, as it was verified there: `files` maps each path to its sha256."""
+    """What lies on the Hub, as it was verified there: `files` maps each path to its sha256. All fields are JSON."""
 
     repo: str
     commit: str
     url: str
     files: Mapping[str, str]
     bytes: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -147,14 +144,12 @@ def push(folder: Path, target: Target, message: str, progress: Progress | None =
             commit = api.create_commit(target.repo, changes, commit_message=message, parent_commit=remote.head)
             remote = _look(api, target.repo, commit.oid)
     _verify(target.repo, local, remote)
-    size = sum(file.size for file in local.values())
-    progress.say("push", f"{len(local)} files · {size / _MIB:,.1f} MiB · {_url(target.repo)}")
-    files = {path: file.sha256 for path, file in local.items()}
+    files, size = {path: file.sha256 for path, file in local.items()}, sum(file.size for file in local.values())
+    progress.say("push", f"{len(files)} files · {size / _MIB:,.1f} MiB · {_url(target.repo)}")
     return Pushed(target.repo, str(remote.head), _url(target.repo), files, size)
 
 
 def _plain(text: str) -> str:
-    """The text as part of a repository's name."""
     return re.sub(r"-{2,}", "-", re.sub(r"\.{2,}|[^\w.-]+", "-", text, flags=re.ASCII)).strip("-._")
 
 
@@ -173,13 +168,11 @@ def _require_write(account: Mapping[str, Any], repo: str) -> None:
 
 def _look(api: HfApi, repo: str, revision: str | None = None) -> _Remote:
     from huggingface_hub import RepoFile
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         info = api.model_info(repo, revision=revision)
-    except RepositoryNotFoundError as error:
-        if isinstance(error, GatedRepoError):
-            raise
+    except RepositoryNotFoundError:
         return _Remote(None, False, {})
     tree = api.list_repo_tree(repo, recursive=True, revision=info.sha)
     files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile) and entry.path != ".gitattributes"}
@@ -199,7 +192,7 @@ def _refuse_foreign(api: HfApi, remote: _Remote, target: Target) -> None:
     other = f"name another repository, or empty {_url(target.repo)}"
     if REPORT_FILE not in remote.files:
         raise PushRejected(f"{target.repo} holds files that are no result of ember-hub", hint=other)
-    found = _earlier(api, target.repo, str(remote.head))
+    found = _earlier(api, target.repo, remote)
     if found != (target.base, target.concept):
         raise PushRejected(f"{target.repo} holds the result for {found[1]!r} on {found[0]}", hint=other)
     form = "patch" if "adapter_config.json" in remote.files else "model"
@@ -208,9 +201,9 @@ def _refuse_foreign(api: HfApi, remote: _Remote, target: Target) -> None:
         raise PushRejected(f"{target.repo} holds a {form}, this is a {target.form}", hint=other)
 
 
-def _earlier(api: HfApi, repo: str, commit: str) -> tuple[str, str]:
+def _earlier(api: HfApi, repo: str, remote: _Remote) -> tuple[str, str]:
     """Base and concept of the result that lies there."""
-    report = Path(api.hf_hub_download(repo, REPORT_FILE, revision=commit)).read_bytes()
+    report = Path(api.hf_hub_download(repo, REPORT_FILE, revision=remote.head)).read_bytes()
     try:
         model, concept = (content := json.loads(report))["model"], content["concept"]["name"]
         return str(model["repo_id"] or model["name"]), str(concept)
@@ -262,10 +255,8 @@ def _upload(api: HfApi, repo: str, changes: Sequence[Any], progress: Progress) -
 
 
 def _verify(repo: str, local: Mapping[str, _Local], remote: _Remote) -> None:
-    wrong = [path for path, file in local.items() if not file.is_stored_as(remote.files.get(path))]
-    if wrong:
-        listed = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        raise HashMismatch(f"{listed} at {_url(repo)}/tree/{remote.head} is not what was sent",
+    if wrong := [path for path, file in local.items() if not file.is_stored_as(remote.files.get(path))]:
+        raise HashMismatch(f"{', '.join(wrong)} at {_url(repo)}/tree/{remote.head}: not what was sent",
                            hint="push again; if it stays so, do not use the repository, and report it")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ember_hub.edits.edit import Edit
 from ember_hub.evaluation.attacks.relearning import PROTOCOLS, Level, relearn
 from ember_hub.evaluation.examination import Examiner, Measurement
 from ember_hub.evaluation.language import predictions
@@ -16,8 +15,10 @@ def examine_base(shop: Workshop) -> None:
         examiner = shop.examiner()
         syllabus = examiner.syllabus()
         shop.keep_predictions(predictions(shop.loaded, shop.pack.neutral_part("test")))
-        shop.run.write_json(BEFORE, {"syllabus": syllabus.to_json(), "tune": examiner.tune(syllabus).to_json(),
-                                     "test": examiner.test(syllabus).to_json()})
+        anatomy = shop.loaded.anatomy
+        shop.run.write_json(BEFORE, {
+            "model": {"is_tied": anatomy.is_tied, "parameters": sum(p.numel() for p in shop.loaded.model.parameters())},
+            "syllabus": syllabus.to_json(), "tune": examiner.tune(syllabus).to_json(), "test": examiner.test(syllabus).to_json()})
 
     shop.run.stage("before", (), (BEFORE, NEUTRAL), work)
     known = shop.syllabus.known["test"]
@@ -29,29 +30,28 @@ def examine_base(shop: Workshop) -> None:
 def examine_edited(shop: Workshop) -> None:
     """The edited model and the controls on the test split, one file each."""
     done_before = shop.edit_stages()
-    for arm, edit in shop.arms().items():
-        name = _arm_file(arm)
-
-        def work(edit: Edit = edit, name: str = name) -> None:
-            with shop.edited(edit):
-                measured = shop.examiner().test(shop.syllabus, shop.neutral_predictions())
-            shop.run.write_json(name, measured.to_json())
-
-        shop.run.stage(f"after-{arm}", ("before", *done_before), (name,), work)
+    for arm in shop.arms():
+        shop.run.stage(f"after-{arm}", ("before", *done_before), (_arm_file(arm),), lambda arm=arm: _examine(shop, arm))
     shop.say("after", f"{len(shop.arms())} model states examined · {shop.run.folder / 'reports/arms'}")
+
+
+def _examine(shop: Workshop, arm: str) -> None:
+    with shop.edited(shop.arm(arm)):
+        measured = shop.examiner().test(shop.syllabus, shop.neutral_predictions())
+    shop.run.write_json(_arm_file(arm), measured.to_json())
 
 
 def attack(shop: Workshop) -> None:
     """Relearning at every level, on the edited model and on each control, one file each."""
     arms = shop.attacked_arms()
     for level in shop.settings.verify.levels:
-        for arm, edit in arms.items():
-            _attack_one(shop, arm, edit, level)
+        for arm in arms:
+            _attack_one(shop, arm, level)
     shop.say("attacks", f"relearning at {len(shop.settings.verify.levels)} levels on {len(arms)} model states · "
                         f"{shop.run.folder / 'reports/relearned'}")
 
 
-def _attack_one(shop: Workshop, arm: str, edit: Edit, level: Level) -> None:
+def _attack_one(shop: Workshop, arm: str, level: Level) -> None:
     name = _attack_file(arm, level)
 
     def work() -> None:
@@ -61,7 +61,7 @@ def _attack_one(shop: Workshop, arm: str, edit: Edit, level: Level) -> None:
             answers = Examiner(victim, shop.pack, shop.progress).known_concept(shop.syllabus)
             points.append({"epoch": epoch, "values": [a.accuracy for a in answers]})
 
-        victim = relearn(shop.loaded, edit, shop.pack.relearning, PROTOCOLS[level], seed=shop.settings.seed,
+        victim = relearn(shop.loaded, shop.arm(arm), shop.pack.relearning, PROTOCOLS[level], seed=shop.settings.seed,
                          after_epoch=after_epoch, progress=shop.progress)
         measured = Examiner(victim, shop.pack, shop.progress).attacked(shop.syllabus)
         shop.run.write_json(name, {"arm": arm, "level": level, "measured": measured.to_json(), "curve": points})

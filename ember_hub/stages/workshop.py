@@ -16,8 +16,10 @@ from ember_hub.edits.apply import applied
 from ember_hub.edits.edit import Edit
 from ember_hub.evaluation.examination import Examiner, Measurement, Syllabus
 from ember_hub.evaluation.language import Predictions
+from ember_hub.evaluation.report import BASE, EDITED
 from ember_hub.methods.base import Method
 from ember_hub.progress import Progress
+from ember_hub.publish.export import as_stored
 from ember_hub.run import Run
 from ember_hub.settings import Settings
 from ember_hub.source.resolve import Base
@@ -29,6 +31,7 @@ EMBER_EDIT = "edits/0-ember.safetensors"
 BEFORE = "reports/before.json"
 NEUTRAL = "reports/neutral.safetensors"
 RANDOM_EDIT = "edits/control-random.safetensors"
+EMBER_ONLY, RANDOM = "ember-only", "random-edit"
 
 
 @dataclass(frozen=True)
@@ -92,21 +95,34 @@ class Workshop:
             edit = edit.then(self.edit(self.method_edit(index, prefix)))
         return edit
 
-    def arms(self) -> dict[str, Edit]:
-        """Every model state that is examined beside the base, by name: the result first, then its controls."""
-        ember, has_methods = self.ember_edit(), bool(self.settings.methods)
-        arms = {"edited": ember.then(self.methods_edit())}
-        if ember.changes:
-            if has_methods:
-                arms["ember-only"] = ember
-                arms["-".join([*self.settings.methods, "only"])] = self.methods_edit("control-only-")
-            arms["random-edit"] = self.edit(RANDOM_EDIT).then(self.methods_edit("control-random-"))
-        return arms
+    def arms(self) -> tuple[str, ...]:
+        """Every model state that is examined beside the base: the result first, then what it is compared with."""
+        if not self.ember_edit().changes:
+            return (EDITED,)
+        if not self.settings.methods:
+            return EDITED, RANDOM
+        return EDITED, EMBER_ONLY, self.methods_only, RANDOM
 
-    def attacked_arms(self) -> dict[str, Edit]:
-        """The states that are attacked: the result, what it is compared with, and the base itself."""
-        arms = {arm: edit for arm, edit in self.arms().items() if arm != "ember-only"}
-        return arms | {"base": Edit.none()}
+    def attacked_arms(self) -> tuple[str, ...]:
+        """The states that are attacked: all but EMBER alone, and the base itself."""
+        return (*(arm for arm in self.arms() if arm != EMBER_ONLY), BASE)
+
+    @property
+    def methods_only(self) -> str:
+        """Name of the control that leaves EMBER out."""
+        return "-".join([*self.settings.methods, "only"])
+
+    def arm(self, name: str) -> Edit:
+        """The edit of one model state, as the checkpoint can hold it."""
+        parts = {
+            BASE: Edit.none,
+            EDITED: lambda: self.ember_edit().then(self.methods_edit()),
+            EMBER_ONLY: self.ember_edit,
+            RANDOM: lambda: self.edit(RANDOM_EDIT).then(self.methods_edit("control-random-")),
+            self.methods_only: lambda: self.methods_edit("control-only-"),
+        }
+        # What is examined is what a file can hold, bit for bit, not what float64 would make of it.
+        return as_stored(self.base.folder, parts[name]())
 
     def stages_before_method(self, index: int) -> tuple[str, ...]:
         return ("before", *(("ember",) if self.settings.ember.enabled else ()), *(f"method-{i + 1}" for i in range(index)))

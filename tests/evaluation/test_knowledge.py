@@ -1,0 +1,59 @@
+"""Questions as they are put to a model, and what counts as known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ember_hub.concepts.pack import Question
+from ember_hub.evaluation.knowledge import Answered, ask, better_format, known
+from ember_hub.evaluation.presentation import ROTATIONS, WORDINGS, pose
+from ember_hub.source.load import LoadedModel, load
+
+QUESTIONS = (
+    Question("q1", "test", "What flows through the valley?", ("the river", "the train", "the wheat", "the book"), "the river"),
+    Question("q2", "test", "What burned coal?", ("the harbour", "the violin", "the engine", "the town"), "the engine"),
+)
+
+
+@pytest.fixture(scope="module")
+def model(llama_folder: Path) -> LoadedModel:
+    return load(llama_folder)
+
+
+def test_no_presentation_both_chooses_questions_and_measures_them() -> None:
+    assert not set(WORDINGS["choose"]) & set(WORDINGS["measure"])
+    assert not set(ROTATIONS["choose"]) & set(ROTATIONS["measure"])
+
+
+@pytest.mark.parametrize("purpose", ["choose", "measure"])
+def test_rotated_options_still_mark_the_right_letter(model: LoadedModel, purpose) -> None:
+    for posed in pose(QUESTIONS, "letter", purpose, model.tokenizer):
+        prompt = model.tokenizer.decode(posed.texts[0].ids)
+        letter = model.tokenizer.decode(posed.texts[posed.right].ids[posed.texts[posed.right].start:]).strip()
+        assert f"{letter}. {posed.question.answer}" in prompt
+        assert len({text.ids[:text.start] for text in posed.texts}) == 1, "all options follow the same prompt"
+
+
+def test_the_right_option_is_scored_as_its_own_text(model: LoadedModel) -> None:
+    for posed in pose(QUESTIONS, "answer", "measure", model.tokenizer):
+        right = posed.texts[posed.right]
+        assert model.tokenizer.decode(right.ids[right.start:]).strip() == posed.question.answer
+
+
+def test_values_are_bounded_and_chance_is_one_in_four(model: LoadedModel) -> None:
+    for format in ("answer", "letter"):
+        for answered in ask(model, QUESTIONS, format, "measure"):
+            assert 0 <= answered.accuracy <= 1
+            assert 0 < answered.probability < 1
+            assert 0 <= answered.mass <= 1
+            assert answered.chance == 0.25
+            assert set(answered.choices) <= {0, 1, 2, 3}
+
+
+def test_a_question_is_known_only_if_right_in_every_presentation() -> None:
+    row = {"probability": 0.5, "mass": 1.0, "chance": 0.25, "choices": (0, 0)}
+    assert known([Answered("a", 1.0, **row), Answered("b", 0.5, **row), Answered("c", 0.0, **row)]) == {"a"}
+    assert better_format({"answer": [Answered("a", 0.5, **row)], "letter": [Answered("a", 1.0, **row)]}) == "letter"
+    assert better_format({"answer": [Answered("a", 0.5, **row)], "letter": [Answered("a", 0.5, **row)]}) == "answer"
