@@ -30,6 +30,7 @@ class TokenEvidence:
     """One token.
 
     purity: how exclusive its counts make it; belief: log-odds (nats) with its neighbourhood in embedding space.
+    kinship: its mean cosine with the nearest of the surest tokens.
     consensus: the fraction of seeds in which it has a kept entry in a selected feature.
     columns: the selected features that write into it; `variant_of`: the token it was adopted for.
     """
@@ -38,6 +39,7 @@ class TokenEvidence:
     text: str
     purity: float
     belief: float
+    kinship: float
     counts: int
     sentences: int
     consensus: float

@@ -30,10 +30,12 @@ class FactorizationSettings:
 
     seeds: independent fits; features differ between seeds, so what matters is what most of them agree on.
     emphasis: how much more a token that is certainly the concept's own weighs than any other; 0 is the paper's plain fit.
+    sparsity: fraction of the tokens that each feature keeps.
     method: `paper` or `plus` (SmfSettings).
     """
 
     rank: int | None = None
+    sparsity: float = 0.01
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     emphasis: float = 0.75
     method: str = "paper"
@@ -48,7 +50,8 @@ class Factorization:
     """E[V'] as features.
 
     token_ids: (n,) int64; mean: (d,), the mean row; norms: (n,), the length of each centred row.
-    belief: (n,), log-odds that a token is the concept's own; weights: (n,), what each row weighed in the fit.
+    belief: (n,), log-odds that a token is the concept's own; kinship: (n,), its closeness to the surest ones.
+    weights: (n,), what each row weighed in the fit.
     F: (seeds, d, K); index, value: (seeds, K, m), the kept entries of G; losses: (seeds,), ‖A − F Gᵀ‖² / ‖A‖².
     """
 
@@ -56,6 +59,7 @@ class Factorization:
     mean: Tensor
     norms: Tensor
     belief: Tensor
+    kinship: Tensor
     weights: Tensor
     F: Tensor
     index: Tensor
@@ -88,7 +92,7 @@ class Factorization:
             return cls(**{name: file.get_tensor(name) for name in _TENSORS}, settings=settings)
 
 
-_TENSORS = ("token_ids", "mean", "norms", "belief", "weights", "F", "index", "value", "losses")
+_TENSORS = ("token_ids", "mean", "norms", "belief", "kinship", "weights", "F", "index", "value", "losses")
 
 
 def fit(rows: Tensor, labels: TokenLabels, settings: FactorizationSettings = FactorizationSettings(),
@@ -112,9 +116,10 @@ def fit(rows: Tensor, labels: TokenLabels, settings: FactorizationSettings = Fac
     belief = statistics.belief(labels, unit)
     weights = (1 + settings.emphasis * statistics.certainty(belief)).float()
     rank = settings.rank_for(raw.shape[1], len(raw))
-    how = SmfSettings.plus(rank) if settings.method == "plus" else SmfSettings.paper(rank)
+    preset = SmfSettings.plus if settings.method == "plus" else SmfSettings.paper
+    how = preset(rank, sparsity=settings.sparsity)
     factors = factorize((unit * weights[:, None]).T, how, settings.seeds, on_round)
     return Factorization(
-        labels.token_ids, mean, norms, belief.float(), weights,
+        labels.token_ids, mean, norms, belief.float(), statistics.kinship(unit, belief), weights,
         torch.stack([f.F.float() for f in factors]), torch.stack([f.G.index for f in factors]),
         torch.stack([f.G.value.float() for f in factors]), torch.tensor([f.loss for f in factors]), settings)

@@ -27,13 +27,26 @@ _TOP = 16
 class SelectionSettings:
     """min_share: a feature is kept if this much of its activation lies on the concept's own tokens.
 
-    min_score: a token is accepted from this belief on (nats), where being in selected features of all seeds is worth
-        `consensus_weight`.
+    min_score: a token is accepted from this score on (nats): its belief, plus `consensus_weight` for being in selected
+        features of all seeds, plus `kinship_weight` times its kinship.
+    min_belief: no company makes up for less.
+    min_kinship: below it a token is refused, unless its belief is `certain` by itself.
     """
 
     min_share: float = 0.22
-    min_score: float = 3.7
+    min_score: float = 5.2
     consensus_weight: float = 2.0
+    kinship_weight: float = 10.0
+    min_belief: float = 2.0
+    min_kinship: float = 0.1
+    certain: float = 5.0
+
+    def score(self, factorization: Factorization, consensus: Tensor) -> Tensor:
+        """(n,): the evidence for each token; minus infinity where one kind of it is missing."""
+        belief, kinship = factorization.belief, factorization.kinship
+        total = belief + self.consensus_weight * consensus + self.kinship_weight * kinship.clamp(min=0)
+        sound = (belief >= self.min_belief) & ((kinship >= self.min_kinship) | (belief >= self.certain))
+        return torch.where(sound, total, -torch.inf)
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ def choose(factorization: Factorization, labels: TokenLabels, rows: Tensor, toke
     features = _feature_evidence(per_seed, scores, labels, (shown, factorization.settings.seeds), settings)
     active = torch.stack([(G[:, s] != 0).any(dim=1) for G, s in zip(per_seed, selected, strict=True)])
     consensus = active.float().mean(dim=0)
-    score = factorization.belief + settings.consensus_weight * consensus
+    score = settings.score(factorization, consensus)
     accepted = (score >= settings.min_score).nonzero()[:, 0]
     if len(accepted) == 0:
         raise NoFeatureSelected(f"no token reaches a score of {settings.min_score} (best: {score.max():.2f})",
@@ -158,8 +171,11 @@ def _token_evidence(labels: TokenLabels, factorization: Factorization, judged: t
     for i in score.argsort(descending=True)[: len(place) + _SHOWN].tolist():
         columns = tuple(G[place[i]].nonzero()[:, 0].tolist()) if i in place else ()
         verdict = "own" if i in place else "too little evidence"
-        reason = f"{verdict}: belief {factorization.belief[i]:.1f}, in {consensus[i]:.0%} of the seeds"
-        found.append(TokenEvidence(int(labels.token_ids[i]), shown[i], float(labels.purity[i]),
-                                   float(factorization.belief[i]), int(labels.counts[i]), int(labels.sentences[i]),
-                                   float(consensus[i]), columns, i in place, reason))
+        reason = (f"{verdict}: belief {factorization.belief[i]:.1f}, kinship {factorization.kinship[i]:.2f}, "
+                  f"in {consensus[i]:.0%} of the seeds")
+        found.append(TokenEvidence(
+            token_id=int(labels.token_ids[i]), text=shown[i], purity=float(labels.purity[i]),
+            belief=float(factorization.belief[i]), kinship=float(factorization.kinship[i]), counts=int(labels.counts[i]),
+            sentences=int(labels.sentences[i]), consensus=float(consensus[i]), columns=columns, accepted=i in place,
+            reason=reason))
     return tuple(found)

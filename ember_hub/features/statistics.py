@@ -9,12 +9,15 @@ from ember_hub.concepts.labels import Label, TokenLabels
 
 AFFINITY_WEIGHT = 16.0
 """Nats of evidence per unit of affinity: 0.25 (a concept name's neighbourhood) is worth log-odds of 4."""
+NEAREST = 5
+"""How many of the surest tokens make up a token's company."""
 _RIDGE = 1.0
 _DOUBT = 0.02
 _NEVER = -9.0
 # Below this a token's own counts speak against it so clearly that no neighbourhood can make up for it.
 _MIN_PURITY = 0.04
 _SMOOTH = 1e-3
+_SUREST = 25
 
 
 def affinity(unit_rows: Tensor, purity: Tensor) -> Tensor:
@@ -48,6 +51,23 @@ def belief(labels: TokenLabels, unit_rows: Tensor) -> Tensor:
     own = labels.purity.double().clamp(_DOUBT, 1 - _DOUBT)
     total = torch.log(own / (1 - own)) + AFFINITY_WEIGHT * near
     return torch.where(sound & (labels.purity >= _MIN_PURITY), total, _NEVER)
+
+
+def kinship(unit_rows: Tensor, belief_of: Tensor) -> Tensor:
+    """(n,): mean cosine of each row with the five nearest of the tokens that are surest to be the concept's own.
+
+    Affinity asks whether a direction of the space is the concept's; a common word of the same texts may lie along one.
+    Kinship asks for company: the names of a world stand close to each other, the verbs its articles use do not.
+    """
+    core = surest(belief_of)
+    cosines = unit_rows @ unit_rows[core].T
+    cosines[core, torch.arange(len(core))] = -1.0
+    return cosines.topk(min(NEAREST, len(core)), dim=1).values.mean(dim=1)
+
+
+def surest(belief_of: Tensor) -> Tensor:
+    """Where the 25 tokens with the highest belief stand."""
+    return belief_of.topk(min(_SUREST, len(belief_of))).indices
 
 
 def certainty(belief_of: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ _ARMS: Mapping[str, str] = MappingProxyType({
 _EDGE = r"(?<![\w./<~-])"
 _LOCAL_PATH = re.compile(rf"file:/+|{_EDGE}(?:~?/(?=[^\s/])|~(?=\w)|[A-Za-z]:\\)")
 _LONG_PATH = re.compile(rf"(?:file:/+|{_EDGE}(?:~\w*/|/(?=[^\s/]+/)|[A-Za-z]:\\))[^\s\"'`|,;:)\]]+")
-_SPECIAL = re.compile(rf"[\\`*_\[\]<>&|{{}}#~$@]|-{{3,}}|://|(?<=www)\.|{_EDGE}/|^[-+=]|(?<=^\d)[.)]|(?<=^\d\d)[.)]")
+_SPECIAL = re.compile(r"[\\`*\[\]<>&|{}#~$@]|(?<![^\W_])_|_(?![^\W_])|-{3,}|://|(?<=www)\.|(?<![\w.])/|^[-+=]"
+                      r"|^\d+[.)](?=\s|$)")
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
@@ -112,7 +113,7 @@ def _one_line(text: str) -> str:
 
 
 def _code(text: object) -> Safe:
-    shown = re.sub(r"^ | $", "␣", _one_line(str(text))) or "(empty)"
+    shown = re.sub(r"^ | $", "␣", _one_line(str("not recorded" if text is None else text))) or "(empty)"
     return Safe(f"<code>{escape(shown)}</code>")
 
 
@@ -155,6 +156,7 @@ def _parts(report: Mapping[str, Any], form: Form) -> dict[str, Any]:
     names = list(dict.fromkeys(name for name, _ in scores))
     is_knowledge = re.compile(r".*_(known|all)").fullmatch
     ember, repo_id = report["ember"], report["model"]["repo_id"]
+    link = re.fullmatch(r"https?://[\w.~%/+?=#&-]+", report["model"]["licence"]["link"] or "", re.ASCII)
     return {
         "knowledge": _results(scores, [name for name in names if is_knowledge(name)], attacks),
         "language": _results(scores, [name for name in names if not is_knowledge(name)], attacks),
@@ -163,13 +165,13 @@ def _parts(report: Mapping[str, Any], form: Form) -> dict[str, Any]:
         "gates": _table(["", "Value", "Limit", ""], [
             [gate["name"].capitalize(), _number(gate["value"]), _number(gate["limit"]),
              "holds" if gate["passed"] else Safe("**fails**")] for gate in report["gates"]]),
-        "steps": _table(["Step", "Method", "Settings", "Reference"], [
-            [i, method["title"], Safe(", ".join(f"{escape(k)} {escape(v)}" for k, v in method["settings"].items())),
-             _reference(method["reference"])] for i, method in enumerate(report["methods"], 1)], left=4),
+        "steps": _table(["Method, in this order", "Settings", "Reference"], [
+            [method["title"], Safe(", ".join(f"{escape(k)} {escape(v)}" for k, v in method["settings"].items())),
+             _reference(method["reference"])] for method in report["methods"]], left=3),
         "tokens": _tokens(ember["tokens"]) if ember else "",
         "shown": min(TOKENS_SHOWN, len(ember["tokens"])) if ember else 0,
         "command": _block(report["command"]), "code": _code, "number": _number, "count": lambda n: f"{n:,}",
-        "reference": _reference, "figure": Safe(FIGURE),
+        "reference": _reference, "figure": Safe(FIGURE), "licence_link": Safe(link[0]) if link else "",
         "others": [method for method in report["methods"] if method["name"] != "ember"],
         "base": Safe(f"[{escape(repo_id)}](https://huggingface.co/{repo_id})")
         if repo_id and is_repo_id(repo_id) else report["model"]["name"],
@@ -243,7 +245,8 @@ def _metadata(report: Mapping[str, Any], form: Form, base_card: str | None, repo
         library_name="peft" if form == "patch" else "transformers", pipeline_tag="text-generation",
         license=licence["id"] if is_named else "other",
         license_name=_bare(licence["name"] or ("" if is_named else licence["id"])) or None,
-        license_link=_bare(licence["link"] or "") or None, language=[_bare(code) for code in languages if isinstance(code, str)] or None,
+        license_link=_bare(licence["link"] or "") or None,
+        language=[_bare(code) for code in languages if isinstance(code, str)] or None,
         tags=["ember-hub", "unlearning", "concept-erasure", *(_slug(method["name"]) for method in report["methods"]),
               _slug(report["concept"]["name"])],
         model_name=repo.rpartition("/")[2] if results else None, eval_results=results or None)
@@ -262,7 +265,7 @@ def _eval_results(report: Mapping[str, Any]) -> list[Any]:
         metric_name=f"Accuracy, {score['name'].rpartition('_')[2]} questions, {_bare(_title(score['stage'])).lower()}",
         metric_value=score["value"])
         for score in report["scores"] for part in [score["name"].rpartition("_")[0]]
-        if part in subject and score["unit"] == "accuracy" and score["value"] is not None
+        if part in subject and score["unit"] == "accuracy" and _number(score["value"]) != "–"
         and not score["stage"].startswith("control:")]
 
 

@@ -71,7 +71,7 @@ def make_patch(base: Base, anatomy: Anatomy, edit: Edit, out: Path, left_out: Se
     with replacing(out, base.folder, PATCH_FILE) as folder:
         folder.mkdir(parents=True)
         # PEFT believes the config; where a checkpoint holds a head of its own in spite of it, the guard is right too.
-        is_tied = anatomy.is_tied or says_tied(base.folder)
+        is_tied = anatomy.head is not None and (anatomy.is_tied or says_tied(base.folder))
         config, tensors = _tied(part, anatomy) if is_tied else _untied(part, anatomy)
         about = {"base_model_name_or_path": base.repo_id or str(base.folder.resolve()), "revision": None,
                  "task_type": "CAUSAL_LM", "inference_mode": True}

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,8 +27,7 @@ Form = Literal["model", "patch"]
 REPORT_FILE = "ember/report.json"
 """Where the report lies in a published folder; it is also how an earlier result is recognized."""
 LONGEST = 96
-_LARGE = 8 << 20
-_MIB = 1 << 20
+_LARGE, _MIB = 8 << 20, 1 << 20
 _LOG_IN = "run `hf auth login`, or set HF_TOKEN, with a token that may write: https://huggingface.co/settings/tokens"
 _AGAIN = "push again in a few minutes, what was uploaded is kept"
 _REFUSALS: Mapping[int, tuple[str, str]] = MappingProxyType({
@@ -55,13 +54,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What lies on the Hub, as it was verified there: `files` maps each path to its sha256. All fields are JSON."""
+    """What lies on the Hub, as it was verified there: `files` maps each path to its sha256."""
 
     repo: str
     commit: str
     url: str
     files: Mapping[str, str]
     bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,7 @@ def preflight(repo: str | None, base: str, concept: str, form: Form, private: bo
     `repo` None means the default name; `base` is a repository id, or a mere name when the base is not on the Hub.
 
     Raises:
-        PushRejected: no usable token, no right to write there, or the repository holds something else.
-        GatedModel: the repository is gated for this token.
+        PushRejected, GatedModel: no token that may write there, or the repository holds something else.
     """
     from huggingface_hub import HfApi
 
@@ -161,7 +162,7 @@ def _require_write(account: Mapping[str, Any], repo: str) -> None:
     if token.get("role") == "read" or (scopes is not None and "repo.write" not in granted):
         raise PushRejected(f"the token of {user} can only read", hint=_LOG_IN)
     member = {org["name"]: org.get("roleInOrg") for org in account.get("orgs", ())}
-    if namespace != user and member.get(namespace, "write") == "read" or namespace not in (user, *member):
+    if namespace not in (user, *member) or member.get(namespace) == "read":
         raise PushRejected(f"{user} may not write under {namespace!r}",
                            hint=f"name a repository under {', '.join((user, *member))}, or use another token")
 
@@ -290,7 +291,7 @@ def _rejection(repo: str, error: Exception) -> PushRejected:
         return PushRejected(f"{repo} cannot be reached: {error}", hint=f"check the connection; {_AGAIN}")
     status = error.response.status_code
     what, hint = _REFUSALS.get(status, (f"the Hub answered {status}: {error.server_message}", _AGAIN))
-    return PushRejected(what.format(repo=repo), hint=hint)
+    return PushRejected(what.replace("{repo}", repo), hint=hint)
 
 
 def _url(repo: str) -> str:

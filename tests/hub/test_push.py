@@ -176,7 +176,7 @@ def test_an_organization_takes_a_private_result_from_its_member_and_none_from_ot
 @pytest.mark.parametrize(("method", "path", "status", "message"), [
     ("POST", "/api/repos/create", 403, f"the token may not write to {REPO}"),
     ("POST", "/commit/main", 412, f"{REPO} changed while this run was working"),
-    ("POST", "/preupload/", 429, "the Hub asks to slow down"),
+    ("POST", "/commit/main", 429, "the Hub asks to slow down"),
     ("POST", "/commit/main", 503, "the Hub answered 503: injected fault"),
     ("PUT", "/-/storage/", 403, f"the token may not write to {REPO}"),
     ("POST", "/api/validate-yaml", 400, "the Hub answered 400: injected fault"),

@@ -1,0 +1,283 @@
+"""The model card: true to the report, valid for the Hub, and harmless whatever names and tokens it has to print."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from ember_hub.errors import PublishError
+from ember_hub.publish.card import FIGURE, escape, render, validate
+
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+NUMBER = re.compile(r"\d(?:[\d,]*\d)?(?:\.\d+)?(?:e-?\d+)?")
+ARMS = ("edited", "base", "rmu-only", "random-edit")
+KNOWN = {"concept": 21, "near_domain": 34, "general": 47}
+NASTY = "a|b `c` *d* <script>alert(1)</script>\n---\n# {{ 7 * 7 }} \u202ex\x00 [y](http://z) /etc/passwd ~/secret"
+
+
+def score(name: str, stage: str, value: float, n: int, unit: str = "accuracy") -> dict[str, Any]:
+    half = 0.9 / n**0.5
+    top = 1.0 if unit != "nats" else value + half
+    return {"name": name, "stage": stage, "split": "test", "value": value, "n": n, "low": max(0.0, value - half),
+            "high": min(top, value + half), "unit": unit, "chance": 0.25 if unit == "accuracy" else None}
+
+
+def _scores(attacks: tuple[str, ...]) -> list[dict[str, Any]]:
+    found = []
+    for i, part in enumerate(("concept", "near_domain", "general")):
+        edited = (0.3095, 0.8824, 0.9149)[i]
+        for kind, n, drop in (("known", KNOWN[part], 0.0), ("all", 60, 0.3)):
+            found += [score(f"{part}_{kind}", "base", 0.9286 - drop, n),
+                      score(f"{part}_{kind}", "edited", edited - drop / 2, n)]
+            found += [score(f"{part}_{kind}", f"attack:{a}", 0.3571 + 0.2143 * j, n) for j, a in enumerate(attacks)]
+        found += [score(f"{part}_probability", stage, value, KNOWN[part], "probability")
+                  for stage, value in (("base", 0.6412), ("edited", 0.2518 + 0.2 * i))]
+    for name, unit, before, after in (("valid_mass_concept", "mass", 0.0312, 0.0287), ("neutral_loss", "nats", 3.1174, 3.1523),
+                                      ("neutral_kl", "nats", 0.0, 0.0417)):
+        found += [score(name, "base", before, 50, unit), score(name, "edited", after, 50, unit)]
+    for i, arm in enumerate(("ember-only", "rmu-only", "random-edit")):
+        found += [score(name, f"control:{arm}", (0.5238, 0.3333, 0.9048)[i], KNOWN[name.removesuffix("_known")])
+                  for name in ("concept_known", "near_domain_known", "general_known")]
+    found += [score("concept_known", f"control:{arm}+{attack}", 0.9048 - 0.05 * i, KNOWN["concept"])
+              for i, arm in enumerate(("base", "rmu-only", "random-edit")) for attack in attacks]
+    return found
+
+
+def _curves(attacks: tuple[str, ...]) -> list[dict[str, Any]]:
+    ends = {"relearn-paper": (0.3571, 0.9524, 0.7619, 0.9048), "relearn-strong": (0.5714, 1.0, 0.9286, 0.9524)}
+    found = []
+    for level in attacks:
+        epochs = [0, 1, 2] if level == "relearn-paper" else [0, 1, 2, 3]
+        for arm, start, end in zip(ARMS, (0.3095, 0.9286, 0.3333, 0.9048), ends[level], strict=True):
+            value = [start + (end - start) * (e / epochs[-1]) ** 0.5 for e in epochs]
+            found.append({"arm": arm, "level": level, "epochs": epochs, "value": value,
+                          "low": [max(0.0, v - 0.17) for v in value], "high": [min(1.0, v + 0.15) for v in value]})
+    return found
+
+
+def example_report(*, with_ember: bool = True, attacks: tuple[str, ...] = ("relearn-paper", "relearn-strong"),
+                   tokens: int = 75) -> dict[str, Any]:
+    """A finished run's report, complete and plausible."""
+    ember = {"name": "ember", "title": "EMBER", "reference": "arXiv 2606.03695", "settings": {"rank": 100, "strength": 4.0}}
+    rmu = {"name": "rmu", "title": "RMU (representation misdirection)", "reference": "arXiv 2403.03218",
+           "settings": {"depth": 0.25, "learning_rate": 0.0003, "steps": 80}}
+    moved = [{"id": 40000 + i, "text": f" covid{i}", "purity": 1 - i / 200, "moved": 2.5 - i / 50} for i in range(tokens)]
+    return {
+        "schema": 1, "version": "0.1.0", "seed": 42, "format": "answer",
+        "command": "ember-hub erase HuggingFaceTB/SmolLM2-135M-Instruct --concept covid-19-pandemic --method rmu",
+        "model": {"name": "SmolLM2-135M-Instruct", "repo_id": "HuggingFaceTB/SmolLM2-135M-Instruct", "commit": "12fd25f7" * 5,
+                  "source_kind": "hub", "gated": False, "is_tied": True, "parameters": 134515008,
+                  "licence": {"id": "apache-2.0", "name": None, "link": None, "files": []}},
+        "concept": {"name": "covid-19-pandemic", "title": "COVID-19 pandemic", "sha256": "ab" * 32, "licence": "Apache-2.0",
+                    "description": "The outbreak of the respiratory disease COVID-19.", "source": "Written for ember-hub."},
+        "methods": [ember, rmu] if with_ember else [rmu],
+        "ember": {"rows": 940, "strength": 4.0, "clip": 3.0, "features": 8, "variant": "plus", "seeds": 1, "tokens": moved,
+                  "coverage": {"keywords": 0.4103, "question_words": 0.5217},
+                  "verdict": "EMBER reaches about half of what the concept is talked about with."} if with_ember else None,
+        "known": {part: {"known": n, "asked": 60} for part, n in KNOWN.items()},
+        "scores": _scores(attacks), "efficacy": 0.9123, "specificity": 0.9345, "coherence": 0.9567, "harmonic": 0.9341,
+        "recovered": 0.4737 if attacks else None, "recovered_interval": [0.2213, 0.7318] if attacks else None,
+        "regained": {arm: dict(zip(attacks, (0.0476, 0.2619), strict=False)) for arm in ARMS} if attacks else {},
+        "curves": _curves(attacks), "warnings": [], "seconds": {"factorize": 12.3, "relearn": 211.4},
+        "gates": [{"name": "recovered", "limit": 0.5, "value": 0.4737, "passed": True}] if attacks else [],
+        "environment": {"python": "3.11.7", "torch": "2.9.1", "transformers": "5.23.0", "ember_hub": "0.1.0",
+                        "platform": "Linux x86_64"},
+        "out": {"model": {"bytes": 269060552, "files": 11, "reload": "bit-equal"},
+                "patch": {"bytes": 1083392, "reload": "bit-equal", "carries": "EMBER only" if with_ember else "everything"}},
+    }
+
+
+def at_chance() -> dict[str, Any]:
+    """The base knows nothing of the concept, so nothing can be shown."""
+    return example_report() | dict.fromkeys(("efficacy", "specificity", "coherence", "harmonic", "recovered",
+                                             "recovered_interval"))
+
+
+def everywhere(value: Any, text: str) -> Any:
+    """The same report with every free text replaced."""
+    if isinstance(value, dict):
+        free = {"title", "description", "text", "verdict", "source", "licence_name", "reference", "platform", "command"}
+        return {key: text if key in free else everywhere(item, text) for key, item in value.items()}
+    return [everywhere(item, text) for item in value] if isinstance(value, list) else value
+
+
+def metadata(card: str) -> dict[str, Any]:
+    return ModelCard(card).data.to_dict()
+
+
+def body(card: str) -> str:
+    return ModelCard(card).text
+
+
+def blocks(card: str) -> list[str]:
+    return [token.type for token in MARKDOWN.parse(body(card))]
+
+
+def pieces(card: str) -> list[Any]:
+    return [child for token in MARKDOWN.parse(body(card)) for child in token.children or ()]
+
+
+def numbers_of(value: Any) -> set[str]:
+    """Every number of the report, in the ways the card may round it."""
+    if isinstance(value, dict):
+        return set().union(*(numbers_of(item) for pair in value.items() for item in pair), set())
+    if isinstance(value, list):
+        return set().union(*map(numbers_of, value), set())
+    if isinstance(value, str):
+        return set(NUMBER.findall(value))
+    return {f"{value:.2f}", f"{value:.3f}", f"{value:g}", f"{value:,}"} if isinstance(value, int | float) else set()
+
+
+EVERY_REPORT = [example_report(), example_report(with_ember=False), example_report(attacks=()), at_chance(),
+                example_report(tokens=3)]
+
+
+@pytest.mark.parametrize("form", ["model", "patch"])
+@pytest.mark.parametrize("report", EVERY_REPORT)
+def test_every_number_in_the_tables_stands_in_the_report(report, form):
+    known = numbers_of(report)
+    rows = [line for line in body(render(report, form)).splitlines() if line.startswith("|")]
+
+    printed = {number for row in rows for number in NUMBER.findall(re.sub(r"https\S+|<[^>]+>|&nbsp;", " ", row))}
+    assert printed - known == set()
+    assert len(printed) > 20
+
+
+@pytest.mark.parametrize("form", ["model", "patch"])
+@pytest.mark.parametrize("report", EVERY_REPORT)
+def test_a_card_is_valid_and_its_metadata_survives_the_hubs_own_reader(report, form):
+    card = render(report, form, base_card="---\nlanguage: [en, de]\nlicense: mit\n---\n", target_repo="me/erased")
+    validate(card)
+    data = metadata(card)
+
+    assert ModelCard(str(ModelCard(card))).data.to_dict() == data
+    assert data["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (data["base_model_relation"], data["library_name"]) == {
+        "model": ("finetune", "transformers"), "patch": ("adapter", "peft")}[form]
+    assert (data["license"], data["language"], data["pipeline_tag"]) == ("apache-2.0", ["en", "de"], "text-generation")
+    assert {"ember-hub", "unlearning", "concept-erasure", "rmu", "covid-19-pandemic"} <= set(data["tags"])
+    assert ("ember" in data["tags"]) == (report["ember"] is not None)
+    values = {result.metric_name: result.metric_value for result in ModelCard(card).data.eval_results
+              if result.dataset_config == "concept"}
+    assert values["Accuracy, known questions, after"] == 0.3095
+
+
+@pytest.mark.parametrize("form", ["model", "patch"])
+def test_names_and_tokens_from_outside_change_nothing_but_the_words(form):
+    plain, nasty = render(example_report(), form), render(everywhere(example_report(), NASTY), form)
+    validate(nasty)
+
+    assert metadata(nasty).keys() == metadata(plain).keys()
+    assert blocks(nasty) == blocks(plain)
+    tags = {piece.content.strip("</>") for piece in pieces(nasty) if piece.type == "html_inline"}
+    assert tags <= {"code", "br", "sub"}
+    links = {piece.attrs["href"] for piece in pieces(nasty) if piece.type == "link_open"}
+    assert all(link.startswith("https://huggingface.co/") for link in links)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\u202a-\u202e]|/etc/passwd|~/secret", nasty)
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40), st.sampled_from(["{}", "x {}", "{} y"]))
+def test_whatever_is_escaped_reads_as_plain_text_in_one_table_cell(text, around):
+    tokens = MARKDOWN.parse(f"| a |\n| :-- |\n| . {around.format(escape(text))} |\n\n- {escape(text)}\n")
+
+    cells = [token for token in tokens if token.type == "inline"]
+    assert sum(token.type == "td_open" for token in tokens) == 1
+    assert {child.type for cell in cells for child in cell.children} <= {"text", "text_special"}
+    assert [token.type for token in tokens if token.type.endswith("_open")][-2:] in (
+        ["bullet_list_open", "list_item_open"], ["list_item_open", "paragraph_open"])
+
+
+def test_a_base_at_chance_is_said_plainly_and_gives_no_verdict():
+    card = render(at_chance(), "model")
+
+    assert card.count("not measured because the base is at chance") == 5
+    assert "| Efficacy | **–** |" in card
+    assert "None" not in card
+
+
+def test_a_failed_limit_stands_in_the_first_line_with_the_attack_that_did_it():
+    report = example_report()
+    report["gates"][0] |= {"limit": 0.35, "passed": False}
+
+    lines = body(render(report, "model")).strip().splitlines()
+    assert lines[0] == ("# SmolLM2-135M-Instruct with “COVID-19 pandemic” erased – but strong relearning recovers 0.47 of it")
+    assert "> - **Outside the limit set for this run:** recovered is 0.47, the limit is 0.35." in lines
+
+
+def test_a_patch_says_what_is_not_in_it():
+    patch_only = example_report()
+    patch_only["out"]["model"] = None
+
+    card = render(patch_only, "patch")
+    assert "**RMU (representation misdirection) is not in it.**" in card
+    assert "the control “EMBER alone” shows what it does" in card
+    assert "A patch can be switched off" in card
+    assert 'from_pretrained("your-name/SmolLM2-135M-Instruct-ember-covid-19-pandemic-patch")' in card
+    assert "is not in it" not in render(example_report(with_ember=False), "patch")
+
+
+def test_only_what_was_done_is_told():
+    with_all, without = render(example_report(), "model"), render(example_report(with_ember=False, attacks=()), "model")
+
+    assert "880 more are in `ember/report.json`" in with_all
+    assert f"]({FIGURE})" in with_all
+    assert "Only these attacks were tried:** paper relearning, strong relearning." in with_all
+    for absent in ("Edited tokens", "Copying the base's rows back", FIGURE, "Only these attacks"):
+        assert absent in with_all
+        assert absent not in without
+    assert "not measured because no attack was run" in without
+
+
+def test_a_local_base_is_named_without_its_path_and_claimed_as_nobodys_repository():
+    report = example_report()
+    report["command"] = "ember-hub erase /home/ann/models/mine --concept=covid --output ~/runs --config '/tmp/my set.toml'"
+    report["model"] |= {"repo_id": None, "name": "mine", "source_kind": "folder"}
+    report["warnings"] = [f"the cache at {Path.home()}/.cache/huggingface is almost full"]
+    card = render(report, "model")
+    validate(card)
+
+    assert "ember-hub erase path/to/mine --concept=covid --output path/to/runs" in card
+    assert "base_model" not in metadata(card)
+    assert str(Path.home()) not in card
+    assert "path/to/huggingface is almost full" in card
+
+
+@pytest.mark.parametrize(("licence", "stated", "sentence"), [
+    ({"id": "unknown"}, {"license": "other", "license_name": "unknown"}, "The base states no licence"),
+    ({"id": "llama3.1", "files": ["LICENSE", "USE_POLICY.md"]}, {"license": "llama3.1"}, "<code>USE_POLICY.md</code>"),
+    ({"id": "other", "name": "my-terms", "link": "https://example.org/terms"},
+     {"license": "other", "license_name": "my-terms", "license_link": "https://example.org/terms"},
+     "my-terms ([text](https://example.org/terms))"),
+    ({"id": "apache-2.0, mit"}, {"license": "other", "license_name": "apache-2.0, mit"}, "apache-2.0, mit"),
+])
+def test_the_licence_is_the_bases_and_never_an_open_one_by_default(licence, stated, sentence):
+    report = example_report()
+    report["model"]["licence"] = {"name": None, "link": None, "files": [], **licence}
+
+    card = render(report, "model")
+    assert {key: value for key, value in metadata(card).items() if key.startswith("license")} == stated
+    assert sentence in card
+
+
+@pytest.mark.parametrize(("broken", "message"), [
+    ("# no metadata", "has no license"),
+    ("---\nlicense: [mit\n---\n", "has no license"),
+    ("---\nlicense: mit\ntags: [a]\n---\n", "has no library_name, pipeline_tag"),
+    ("{}see `/opt/run`", "line 11 of the card holds a path"), ("{}in ~/runs", "holds a path"),
+    (r"{}in C:\Users\ann", "holds a path"), ("{}file:///opt/x", "holds a path"),
+    (f"{{}}--cache={Path.home()}/y", "holds a path"),
+])
+def test_a_card_that_must_not_be_published_is_refused(broken, message):
+    good = "---\nlicense: mit\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- a\n---\n# A\n\n<br> 1/2 https://x.y/z\n"
+    validate(good)
+
+    with pytest.raises(PublishError, match=re.escape(message)) as caught:
+        validate(broken.replace("{}", good))
+    assert "ember-hub card RUN" in caught.value.hint
