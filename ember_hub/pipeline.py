@@ -43,7 +43,7 @@ class Outcome:
         return path if path.is_dir() else None
 
 
-def erase(settings: Settings, *, command: str = "", progress: Progress | None = None) -> Outcome:
+def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
     """Erase one concept from one model, verify it, and write what can be published.
 
     A run that was interrupted continues where it was; a finished one is only read.
@@ -67,7 +67,7 @@ def erase(settings: Settings, *, command: str = "", progress: Progress | None = 
     base = resolve(ref, progress, settings.publish.base_id)
     progress.say("source", f"{base.name} at {(base.commit or 'unknown')[:12]}")
     with Run.open(_folder(settings, base, pack), _resolved(settings, base, pack)) as run:
-        shop = Workshop(settings, base, pack, run, kinds, command, progress)
+        shop = Workshop(settings, base, pack, run, kinds, progress)
         verify.examine_base(shop)
         embed.find_rows(shop)
         embed.choose_strength(shop)

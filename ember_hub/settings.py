@@ -41,9 +41,9 @@ class EmberSettings(Section):
 class FeatureSettings(Section):
     """Which features and tokens are taken for the concept's own."""
 
-    min_share: float | None = Field(None, description="Least share of a feature's activation on exclusive tokens.")
-    min_purity: float | None = Field(None, description="Least purity of an edited token.")
-    min_consensus: float | None = Field(None, description="Least share of the seeds in which a token must be chosen.")
+    min_purity: float = Field(0.5, gt=0, lt=1, description="Least purity of a token that is exclusive to the concept.")
+    min_share: float = Field(0.22, gt=0, le=1, description="Least share of a feature's activation on exclusive tokens.")
+    min_score: float = Field(3.7, description="Least belief in an edited token (nats), the agreement of the seeds included.")
 
 
 class SearchSettings(Section):

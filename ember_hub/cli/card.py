@@ -14,5 +14,6 @@ def card(run: Path, form: str) -> None:
     """Print the model card of the finished run in the folder RUN."""
     from ember_hub.publish.card import render
     from ember_hub.run import read_report
+    from ember_hub.stages.deliver import base_card
 
-    click.echo(render(read_report(run), form))
+    click.echo(render(read_report(run), form, base_card=base_card(run)))

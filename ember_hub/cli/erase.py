@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +46,7 @@ def erase(**given: Any) -> None:
     from ember_hub.settings import resolve
 
     settings = resolve(_flags(given), assignments=given["assignments"], config=given["config"])
-    outcome = run(settings, command=_command(), progress=Live(stages=not given["quiet"]))
+    outcome = run(settings, progress=Live(stages=not given["quiet"]))
     if given["as_json"]:
         click.echo(json.dumps(outcome.report, ensure_ascii=False))
     else:
@@ -81,7 +79,3 @@ def _gate(text: str) -> tuple[str, float]:
         return name.strip(), float(value)
     except ValueError as error:
         raise ConfigError(f"--fail-under {text!r} is no limit", hint="write --fail-under recovered=0.35") from error
-
-
-def _command() -> str:
-    return shlex.join(["ember-hub", *sys.argv[1:]])

@@ -37,7 +37,7 @@ class Coverage:
     verdict: str
 
 
-def measure(pack: ConceptPack, ids: Tensor, labels: TokenLabels, tokenizer: Tokenizer) -> Coverage:
+def coverage(pack: ConceptPack, ids: Tensor, labels: TokenLabels, tokenizer: Tokenizer) -> Coverage:
     """Coverage of the pack's keywords and of the concept words in its test questions and their options.
 
     The test questions are only counted here; no row is chosen by them.

@@ -29,7 +29,8 @@ class SelectionSettings:
 
     min_score: a token is accepted from this score on (nats): its belief, plus `consensus_weight` for being in selected
         features of all seeds, plus `kinship_weight` times its kinship.
-    min_belief: no company makes up for less.
+    min_purity, min_consensus, min_belief: whatever the score, a token with less of one of them is refused. Purity and
+        consensus have low floors because the score already weighs them.
     min_kinship: below it a token is refused, unless its belief is `certain` by itself.
     """
 
@@ -37,15 +38,18 @@ class SelectionSettings:
     min_score: float = 5.2
     consensus_weight: float = 2.0
     kinship_weight: float = 10.0
+    min_purity: float = 0.04
+    min_consensus: float = 0.0
     min_belief: float = 2.0
     min_kinship: float = 0.1
     certain: float = 5.0
 
-    def score(self, factorization: Factorization, consensus: Tensor) -> Tensor:
+    def score(self, factorization: Factorization, labels: TokenLabels, consensus: Tensor) -> Tensor:
         """(n,): the evidence for each token; minus infinity where one kind of it is missing."""
         belief, kinship = factorization.belief, factorization.kinship
         total = belief + self.consensus_weight * consensus + self.kinship_weight * kinship.clamp(min=0)
-        sound = (belief >= self.min_belief) & ((kinship >= self.min_kinship) | (belief >= self.certain))
+        sound = (belief >= self.min_belief) & (labels.purity >= self.min_purity) & (consensus >= self.min_consensus)
+        sound &= (kinship >= self.min_kinship) | (belief >= self.certain)
         return torch.where(sound, total, -torch.inf)
 
 
@@ -99,7 +103,7 @@ def choose(factorization: Factorization, labels: TokenLabels, rows: Tensor, toke
     features = _feature_evidence(per_seed, scores, labels, (shown, factorization.settings.seeds), settings)
     active = torch.stack([(G[:, s] != 0).any(dim=1) for G, s in zip(per_seed, selected, strict=True)])
     consensus = active.float().mean(dim=0)
-    score = settings.score(factorization, consensus)
+    score = settings.score(factorization, labels, consensus)
     accepted = (score >= settings.min_score).nonzero()[:, 0]
     if len(accepted) == 0:
         raise NoFeatureSelected(f"no token reaches a score of {settings.min_score} (best: {score.max():.2f})",

@@ -38,7 +38,7 @@ class VariantSettings:
     min_letters: int = 3
 
 
-def expand(rows: ConceptRows, vocabulary: Tensor, labels: TokenLabels, factorization: Factorization,
+def adopt(rows: ConceptRows, vocabulary: Tensor, labels: TokenLabels, factorization: Factorization,
            tokenizer: Tokenizer, settings: VariantSettings = VariantSettings()) -> ConceptRows:
     """Add the variants of the accepted whole words, each with a contribution from its word's own features.
 

@@ -22,6 +22,7 @@ from ember_hub.stages.workshop import Workshop
 
 FIGURE = "reports/figures/relearning.png"
 FILES = "reports/files.json"
+BASE_CARD = "reports/base-card.md"
 GATES = ("recovered", "efficacy", "specificity", "coherence", "harmonic")
 FORMS: dict[str, tuple[Form, ...]] = {"full": ("model",), "patch": ("patch",), "both": ("model", "patch")}
 
@@ -76,6 +77,9 @@ def _measured(folder: Path, form: Form, found: ReloadProof) -> dict[str, Any]:
 def write_report(shop: Workshop) -> dict[str, Any]:
     """Report, figure, and the card of everything that was written, made anew from the run folder each time."""
     report = compose(shop, shop.run.read_json(FILES))
+    original = shop.base.folder / "README.md"
+    if original.is_file():
+        shop.run.write(BASE_CARD, original.read_text(encoding="utf-8", errors="replace"))
     shop.run.write_json(REPORT, report)
     if report["curves"]:
         relearning_figure(report, shop.run.path(FIGURE))
@@ -88,13 +92,19 @@ def write_report(shop: Workshop) -> dict[str, Any]:
 def _write_card(run: Run, report: Mapping[str, Any], form: Form, repo: str | None = None) -> None:
     """README.md and the evidence that it refers to, into the folder that will be pushed."""
     folder = f"out/{form}"
-    base_card = run.folder / folder / "BASE_README.md"
-    run.write(f"{folder}/README.md", card.render(report, form, target_repo=repo,
-                                                 base_card=base_card.read_text() if base_card.is_file() else None))
+    text = card.render(report, form, target_repo=repo, base_card=base_card(run.folder))
+    card.validate(text)
+    run.write(f"{folder}/README.md", text)
     run.write_json(f"{folder}/ember/report.json", report)
     if report["curves"]:
         with run.writing(f"{folder}/ember/relearning.png") as partial:
             partial.write_bytes((run.folder / FIGURE).read_bytes())
+
+
+def base_card(folder: Path) -> str | None:
+    """The base's own card, as the run kept it."""
+    path = folder / BASE_CARD
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def push_out(shop: Workshop, targets: Mapping[Form, Target]) -> list[Pushed]:

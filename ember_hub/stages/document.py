@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import shlex
 from importlib.metadata import version
 from typing import Any
 
 from ember_hub import __version__
 from ember_hub.evaluation import report as reports
 from ember_hub.evaluation.examination import PARTS
-from ember_hub.stages.embed import SELECTED, read_ember
+from ember_hub.settings import Settings
+from ember_hub.stages.embed import TUNING, read_ember
 from ember_hub.stages.verify import evidence
 from ember_hub.stages.workshop import Workshop
 
@@ -23,7 +26,7 @@ def compose(shop: Workshop, files: dict[str, Any]) -> dict[str, Any]:
     verdict = reports.verdict(found)
     recovered = reports.recovered(found)
     report: dict[str, Any] = {
-        "schema": SCHEMA, "version": __version__, "command": shop.command, "seed": shop.settings.seed,
+        "schema": SCHEMA, "version": __version__, "command": command(shop), "seed": shop.settings.seed,
         "model": _model(shop), "concept": _concept(shop), "methods": _methods(shop), "ember": read_ember(shop),
         "format": found.syllabus.format, "known": {part: _known(shop, part) for part in PARTS},
         "scores": [score.to_json() for score in reports.scores(found)],
@@ -37,6 +40,23 @@ def compose(shop: Workshop, files: dict[str, Any]) -> dict[str, Any]:
         "out": files,
     }
     return report | {"gates": reports.gate_rows(shop.settings.gates, report)}
+
+
+def command(shop: Workshop) -> str:
+    """The command that makes this run again, with names instead of this machine's paths."""
+    settings, defaults = shop.settings, {name: field.default for name, field in Settings.model_fields.items()}
+    words = ["ember-hub", "erase", shop.base.repo_id or shop.base.name, "--concept", shop.pack.name]
+    if shop.base.repo_id and shop.base.source_kind == "hub" and shop.base.commit:
+        words[2] += f"@{shop.base.commit}"
+    words += [w for name in settings.methods or ("none",) for w in ("--method", name)]
+    words += ["--as", settings.publish.form, "--seed", str(settings.seed)] + (["--no-ember"] if not settings.ember.enabled else [])
+    for section in ("ember", "features", "search", "verify"):
+        own, usual = getattr(settings, section).model_dump(mode="json"), defaults[section].model_dump(mode="json")
+        words += [w for key, value in own.items() if value != usual[key] and key != "enabled"
+                  for w in ("--set", f"{section}.{key}={json.dumps(value)}")]
+    words += [w for name, fixed in settings.method_settings.items() for key, value in fixed.items()
+              for w in ("--set", f"{name}.{key}={json.dumps(value)}")]
+    return shlex.join(words)
 
 
 def _model(shop: Workshop) -> dict[str, Any]:
@@ -56,7 +76,7 @@ def _concept(shop: Workshop) -> dict[str, Any]:
 def _methods(shop: Workshop) -> list[dict[str, Any]]:
     rows = []
     if shop.settings.ember.enabled:
-        chosen = shop.run.read_json(SELECTED)["strength"] if shop.run.is_done("ember") else None
+        chosen = shop.run.read_json(TUNING)["strength"]
         rows.append({"name": "ember", "title": "EMBER (embedding erasure)", "reference": "arXiv 2606.03695",
                      "settings": shop.settings.ember.model_dump(mode="json", exclude={"enabled"}) | {"strength": chosen}})
     for index, name in enumerate(shop.settings.methods):

@@ -43,7 +43,6 @@ class Workshop:
     pack: ConceptPack
     run: Run
     methods: Mapping[str, type[Method]]
-    command: str
     progress: Progress
 
     @cached_property

@@ -50,13 +50,13 @@ def test_test_questions_are_not_read(built: TokenLabels) -> None:
 
 
 def test_a_piece_of_common_words_is_impure_however_they_are_cut() -> None:
-    # As a token, `erry` stands in the concept's word alone; as letters it stands in ferry, berry and cherry.
-    of = labels.build(pack(own=tuple(f"{line} Xerry" for line in sentences())), tokenizer())
-    shown = surfaces(tokenizer(), of.token_ids.tolist())
-    piece = shown.index("erry")
-    assert of.counts[piece] == 30
+    # As a token, `erry` stands in one word; as letters it stands in ferry, berry, cherry and others.
+    odd = tuple(f"{line} Xerry" if n < 3 else line for n, line in enumerate(sentences()))
+    of = labels.build(pack(own=odd), tokenizer())
+    piece = surfaces(tokenizer(), of.token_ids.tolist()).index("erry")
+    assert of.counts[piece] == 3
     assert of.whole[piece] == 0
-    assert of.purity[piece] < of.purity[at(of, "Zorgon")] / 2
+    assert of.purity[piece] < 0.5 < of.purity[at(of, "Zorgon")]
     assert not of.exclusive[piece]
 
 

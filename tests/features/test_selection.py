@@ -11,7 +11,7 @@ import torch
 
 from ember_hub.errors import CorruptCheckpoint, NoFeatureSelected
 from ember_hub.features import statistics
-from ember_hub.features.coverage import measure
+from ember_hub.features.coverage import coverage
 from ember_hub.features.factorization import Factorization, fit
 from ember_hub.features.selection import ConceptRows, SelectionSettings, choose
 from tests.toy_concept import COMMON, OWN, Toy, pack, token, tokenizer, toy
@@ -94,7 +94,7 @@ def test_factorization_and_choice_survive_the_file(planted: Toy, chosen: Concept
 
 
 def test_coverage_counts_words_that_pass_through_the_rows(planted: Toy, chosen: ConceptRows) -> None:
-    reach = measure(pack(), chosen.token_ids, planted.labels, tokenizer())
+    reach = coverage(pack(), chosen.token_ids, planted.labels, tokenizer())
     assert reach.keywords == pytest.approx(2 / 3)
     assert reach.question_words == 1.0
     assert reach.missed == ("water",)
