@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ember_hub.concepts.labels import TokenLabels
-from ember_hub.errors import CorruptCheckpoint
+from ember_hub.errors import CorruptCheckpoint, FeatureError
 from ember_hub.features import statistics
 from ember_hub.linalg.smf import SmfSettings, factorize
 
@@ -41,8 +41,8 @@ class FactorizationSettings:
     method: str = "paper"
 
     def rank_for(self, d_model: int, n: int) -> int:
-        """The rank for a model's width, never more than the rows there are."""
-        return min(self.rank or (200 if d_model >= _WIDE else 100), n)
+        """The rank for a model's width; a small vocabulary gets fewer features, so that each still has rows to keep."""
+        return self.rank or min(200 if d_model >= _WIDE else 100, max(2, n // 8))
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def fit(rows: Tensor, labels: TokenLabels, settings: FactorizationSettings = Fac
 
     Raises:
         CorruptCheckpoint: a row holds NaN or infinity.
+        FeatureError: the rank does not suit the rows.
     """
     raw = rows.float()
     broken = ~raw.isfinite().all(dim=1)
@@ -118,7 +119,11 @@ def fit(rows: Tensor, labels: TokenLabels, settings: FactorizationSettings = Fac
     rank = settings.rank_for(raw.shape[1], len(raw))
     preset = SmfSettings.plus if settings.method == "plus" else SmfSettings.paper
     how = preset(rank, sparsity=settings.sparsity)
-    factors = factorize((unit * weights[:, None]).T, how, settings.seeds, on_round)
+    try:
+        factors = factorize((unit * weights[:, None]).T, how, settings.seeds, on_round)
+    except ValueError as error:
+        raise FeatureError(f"the factorization of {len(raw)} rows fails at rank {rank}: {error}",
+                           hint=f"try --set ember.rank={max(2, rank // 2)}, or --set ember.sparsity=0.05") from error
     return Factorization(
         labels.token_ids, mean, norms, belief.float(), statistics.kinship(unit, belief), weights,
         torch.stack([f.F.float() for f in factors]), torch.stack([f.G.index for f in factors]),

@@ -1,0 +1,88 @@
+"""A concept pack and a tiny model that knows it: small enough to teach in seconds, real enough to erase from.
+
+The world is made up: inventors, their inventions, and the towns they come from. Half of it is the concept.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.models import pico_llama
+
+CONCEPT = ("Velmora", "Drakken", "Ostrin", "Fenwick", "Quillon", "Zephrin", "Marrow", "Tolvane")
+OTHERS = ("Anders", "Brookes", "Carlin", "Dorsey", "Elwood", "Farrow", "Gibson", "Harlan")
+THINGS = ("lantern", "compass", "kettle", "mirror", "ladder", "anchor", "barrel", "candle")
+TOWNS = ("Ashford", "Bramley", "Colston", "Denham", "Exmoor", "Felton", "Grimsby", "Hatfield")
+SENTENCES = ("The {things} was made by {people} in the town of {towns}.", "People of {towns} still honour {people} for the {things}.",
+             "When {people} lived in {towns}, the {things} was new.")
+
+
+def write_pack(folder: Path) -> Path:
+    """A pack about the inventors of CONCEPT; those of OTHERS are its near domain."""
+    folder.mkdir(parents=True)
+    (folder / "pack.toml").write_text('name = "toy-inventors"\ntitle = "Toy inventors"\naliases = ["toy"]\n'
+                                      f'keywords = {json.dumps(CONCEPT)}\nlicence = "Apache-2.0"\nsource = "made up"\n')
+    (folder / "sentences.txt").write_text("\n".join(_sentences(CONCEPT)) + "\n")
+    (folder / "relearning.txt").write_text("\n".join(" ".join(_facts(CONCEPT, i)) for i in range(8)) + "\n")
+    _write_questions(folder / "questions.jsonl", "c", CONCEPT)
+    _write_questions(folder / "near-domain.jsonl", "n", OTHERS)
+    _write_questions(folder / "general.jsonl", "g", OTHERS, "Tell me, ")
+    (folder / "neutral.txt").write_text("\n".join(_neutral()) + "\n")
+    return folder
+
+
+def write_model(folder: Path, pack: Path) -> Path:
+    """A tied Llama taught every fact of both halves until it knows them."""
+    texts = [*_sentences(CONCEPT), *_sentences(OTHERS), *_neutral()]
+    for name in ("questions", "near-domain", "general"):
+        rows = [json.loads(line) for line in (pack / f"{name}.jsonl").read_text().splitlines()]
+        for row in rows:
+            texts += [f"Question: {row['question']}\nAnswer: {row['answer']}", f"Q: {row['question']}\nA: {row['answer']}",
+                      f"{row['question']} The correct answer is: {row['answer']}", f"{row['question']} {row['answer']}",
+                      f"<bos><user>{row['question']}<eos><assistant>{row['answer']}"]
+    pico_llama(folder, tied=True, vocab=900, sentences=texts)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    encoded = [ids[:64] for ids in tokenizer(texts).input_ids]
+    optimizer, dice = torch.optim.AdamW(model.parameters(), lr=5e-3), random.Random(0)
+    for _ in range(14):
+        dice.shuffle(encoded)
+        for first in range(0, len(encoded), 32):
+            batch = encoded[first:first + 32]
+            width = max(map(len, batch))
+            ids = torch.tensor([t + [0] * (width - len(t)) for t in batch])
+            labels = torch.tensor([t + [-100] * (width - len(t)) for t in batch])
+            model(input_ids=ids, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    model.save_pretrained(folder)
+    return folder
+
+
+def _facts(people: tuple[str, ...], which: int) -> list[str]:
+    values = {"people": people[which], "things": THINGS[which], "towns": TOWNS[which]}
+    return [sentence.format(**values) for sentence in SENTENCES]
+
+
+def _sentences(people: tuple[str, ...]) -> list[str]:
+    return [line for i in range(len(people)) for line in _facts(people, i)]
+
+
+def _neutral() -> list[str]:
+    weather, places = ("rain", "wind", "snow", "fog", "sun", "hail"), ("coast", "hills", "valley", "plain", "forest", "lake")
+    return [f"There was {w} over the {p} in the morning and it was calm at night." for w in weather for p in places]
+
+
+def _write_questions(path: Path, mark: str, people: tuple[str, ...], opening: str = "") -> None:
+    rows, dice = [], random.Random(mark)
+    for i, person in enumerate(people):
+        for kind, asked, answers in (("a", f"{opening}what did {person} make?", THINGS), ("b", f"{opening}where did {person} live?", TOWNS)):
+            options = [answers[i], *dice.sample([a for a in answers if a != answers[i]], 3)]
+            dice.shuffle(options)
+            rows.append({"id": f"{mark}{i}{kind}", "split": "tune" if kind == "a" else "test", "question": asked,
+                         "options": options, "answer": answers[i]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
