@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
+# Threads that wait by spinning make a shared machine many times as slow; torch reads this when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from pathlib import Path
 
 import pytest
 
 from tests.models import pico_gemma, pico_gpt2, pico_llama
+from tests.toy_run import Toy, write_model, write_pack
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +43,11 @@ def gemma_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """GPT-2: tied, Conv1D weights."""
     return pico_gpt2(tmp_path_factory.mktemp("models") / "pico-gpt2")
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A pack and a model that knows it."""
+    folder = tmp_path_factory.mktemp("toy")
+    pack = write_pack(folder / "toy-inventors")
+    return Toy(pack, write_model(folder / "toy-model", pack))

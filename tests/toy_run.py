@@ -6,7 +6,12 @@ The world is made up: inventors, their inventions, and the towns they come from.
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +25,29 @@ THINGS = ("lantern", "compass", "kettle", "mirror", "ladder", "anchor", "barrel"
 TOWNS = ("Ashford", "Bramley", "Colston", "Denham", "Exmoor", "Felton", "Grimsby", "Hatfield")
 SENTENCES = ("The {things} was made by {people} in the town of {towns}.", "People of {towns} still honour {people} for the {things}.",
              "When {people} lived in {towns}, the {things} was new.")
+
+
+SETTINGS = ("--set", "search.trials=2", "--set", "ember.sparsity=0.1", "--set", "ember.seeds=2", "--set", "rmu.steps=40")
+"""What makes a run on the toy a matter of seconds."""
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Where the pack and the model of the toy world lie."""
+
+    pack: Path
+    model: Path
+
+    def erase(self, output: Path) -> list[str]:
+        """The command line of a run, less the program's name."""
+        return ["erase", str(self.model), "--concept", str(self.pack), "--output", str(output), *SETTINGS]
+
+
+def ember_hub(*words: str, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+              ) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, as a user types it."""
+    return subprocess.run([sys.executable, "-m", "ember_hub.cli", *words], capture_output=True, text=True, check=False,
+                          env=os.environ | dict(environment or {}), cwd=cwd)
 
 
 def write_pack(folder: Path) -> Path:

@@ -18,6 +18,10 @@ from dataclasses import asdict, dataclass
 from ember_hub.evaluation.score import wilson
 
 
+ANSWERING = 0.05
+"""Least mass on lettered answers of a model that can be said to answer with letters at all."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The verdicts of one model state; None where the base is at chance or nothing was measured."""
@@ -60,5 +64,10 @@ def fluency(loss: float, base_loss: float) -> float:
 
 
 def coherence(loss: float, base_loss: float, mass: float, base_mass: float) -> float:
-    """A local proxy of the paper's judged coherence: fluency on neutral text and mass on valid answers."""
-    return harmonic_mean([fluency(loss, base_loss), min(1.0, mass / base_mass) if base_mass > 0 else 0.0])
+    """A local proxy of the paper's judged coherence: fluency on neutral text and mass on valid answers.
+
+    A base that does not answer with letters itself cannot lose that habit: then fluency alone counts.
+    """
+    if base_mass < ANSWERING:
+        return fluency(loss, base_loss)
+    return harmonic_mean([fluency(loss, base_loss), min(1.0, mass / base_mass)])

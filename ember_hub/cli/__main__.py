@@ -1,0 +1,5 @@
+"""`python -m ember_hub.cli`."""
+
+from ember_hub.cli.main import main
+
+main()
