@@ -24,6 +24,7 @@
     ├── RunError              the run folder
     │   ├── RunBusy           another process works on the same folder
     │   ├── RunNotFound       no finished run in the folder
+    │   ├── NotEnoughMemory   the plan does not fit into this machine
     │   └── DiskError         full, read-only or unreadable
     └── PublishError
         ├── NotVerified       the exported files do not reload to the verified model
@@ -137,6 +138,10 @@ class RunBusy(RunError):
 
 
 class RunNotFound(RunError):
+    pass
+
+
+class NotEnoughMemory(RunError):
     pass
 
 

@@ -20,6 +20,7 @@ from ember_hub.settings import Settings
 from ember_hub.source.ref import ModelRef
 from ember_hub.source.resolve import Base, resolve
 from ember_hub.stages import baselines, deliver, embed, verify
+from ember_hub.stages.room import require_room
 from ember_hub.stages.workshop import Workshop
 
 
@@ -68,6 +69,7 @@ def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
     progress.say("source", f"{base.name} at {(base.commit or 'unknown')[:12]}")
     with Run.open(_folder(settings, base, pack), _resolved(settings, base, pack)) as run:
         shop = Workshop(settings, base, pack, run, kinds, progress)
+        require_room(shop)
         verify.examine_base(shop)
         embed.find_rows(shop)
         embed.choose_strength(shop)

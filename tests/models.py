@@ -144,3 +144,20 @@ def _llama_tensors(vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
                             ("attn_v", (16, 32)), ("attn_output", (32, 32)), ("ffn_gate", (64, 32)),
                             ("ffn_up", (64, 32)), ("ffn_down", (32, 64))):
             yield f"blk.{layer}.{part}.weight", shape
+
+
+def claim_huge(model: Path, folder: Path) -> Path:
+    """A copy of a checkpoint folder whose one file is a hole of some terabytes: no data, honest header."""
+    import shutil
+
+    shutil.copytree(model, folder)
+    tensors, offset = {}, 0
+    for name, shape in (("model.embed_tokens.weight", [1_000_000, 1_000_000]),):
+        size = 2 * shape[0] * shape[1]
+        tensors[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    header = json.dumps(tensors).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + offset)
+    return folder

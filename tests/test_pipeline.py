@@ -149,3 +149,14 @@ def test_a_patch_alone_carries_everything_when_no_method_ran(toy: Toy, tmp_path:
     assert report["out"]["patch"]["carries"] == "everything"
     assert not (folder / "out/model").exists()
     assert SETTINGS[1].split(".")[0] in report["command"]
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded(tmp_path: Path, toy: Toy) -> None:
+    """A checkpoint of a few kilobytes on disk whose config and header claim a hundred billion parameters."""
+    from tests.models import claim_huge
+
+    folder = claim_huge(toy.model, tmp_path / "huge")
+    done = ember_hub("erase", str(folder), "--concept", str(toy.pack), "--output", str(tmp_path / "runs"))
+    assert done.returncode == 1
+    assert "GB" in done.stderr.splitlines()[-2]
+    assert "Hint: make room" in done.stderr or "Hint: attack" in done.stderr

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ember_hub.concepts.background import Tokenizer, background, letters_of, surfaces, token_ids
 from ember_hub.concepts.pack import ConceptPack
+from ember_hub.concepts.spelling import family
 from ember_hub.errors import NoConceptTokens
 
 # Below the mass of the rarest listed word (3.5e-7 per word) nothing is known: a word off the list may be this frequent.
@@ -53,6 +54,7 @@ class TokenLabels:
     token_ids: (n,) int64.
     label: (n,) int8, a `Label`.
     counts: (n,) int64, occurrences in concept texts; `sentences`: how many of those texts contain it.
+    spread: (n,) float32, `sentences` summed over all spellings of the word; `texts`: how many concept texts there are.
     purity: (n,) float32 in [0, 1], the odds that an occurrence speaks of the concept if `prior_odds` texts speak of
         other things for each that speaks of it; worked out with a cautious (lower) estimate of the concept's rate.
     whole: (n,) float32, the share of its concept occurrences in which it is a word by itself.
@@ -66,23 +68,26 @@ class TokenLabels:
     purity: Tensor
     whole: Tensor
     exclusive: Tensor
+    spread: Tensor
+    texts: int
     settings: LabelSettings
 
     def save(self, path: Path) -> None:
         """Write as safetensors, under a temporary name first."""
         part = path.with_name(path.name + ".part")
         tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
-        save_file(tensors, part, metadata={"settings": json.dumps(asdict(self.settings))})
+        save_file(tensors, part, metadata={"settings": json.dumps(asdict(self.settings)), "texts": str(self.texts)})
         part.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> TokenLabels:
         with safe_open(path, "pt") as file:
-            settings = LabelSettings(**json.loads(file.metadata()["settings"]))
-            return cls(**{name: file.get_tensor(name) for name in _TENSORS}, settings=settings)
+            about = file.metadata()
+            settings = LabelSettings(**json.loads(about["settings"]))
+            return cls(**{name: file.get_tensor(name) for name in _TENSORS}, texts=int(about["texts"]), settings=settings)
 
 
-_TENSORS = ("token_ids", "label", "counts", "sentences", "purity", "whole", "exclusive")
+_TENSORS = ("token_ids", "label", "counts", "sentences", "purity", "whole", "exclusive", "spread")
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,9 @@ def build(pack: ConceptPack, tokenizer: Tokenizer, other_packs: Iterable[Concept
     exclusive = (purity >= settings.min_purity) & ((whole >= 0.5) | (named >= settings.min_piece))
     if not exclusive.any():
         raise _nothing_exclusive(pack, shown, purity)
-    return TokenLabels(ids, label, concept.counts[ids], concept.spread[ids], purity.float(), whole, exclusive, settings)
+    sentences = concept.spread[ids]
+    return TokenLabels(ids, label, concept.counts[ids], sentences, purity.float(), whole, exclusive,
+                       _spread(sentences, whole, shown), len(concept_texts(pack)), settings)
 
 
 def concept_texts(pack: ConceptPack) -> tuple[str, ...]:
@@ -187,6 +194,19 @@ def _whole_share(concept: _Texts, ids: Tensor, shown: Sequence[str]) -> Tensor:
     alone[:-1][joined] = 0.0
     total = torch.zeros(concept.size).index_add_(0, concept.flat, alone)
     return total[ids] / concept.counts[ids].clamp(min=1)
+
+
+def _spread(sentences: Tensor, whole: Tensor, shown: Sequence[str]) -> Tensor:
+    """(n,) float32: in how many texts the word stands, summed over its spellings; a piece stands for itself."""
+    words = [surface.strip().lower() for surface in shown]
+    place: dict[str, set[int]] = {}
+    for i, word in enumerate(words):
+        place.setdefault(word, set()).add(i)
+    spread = sentences.float()
+    for i in ((sentences > 0) & (whole >= 0.5)).nonzero()[:, 0].tolist():
+        relatives = {i}.union(*(place.get(form, ()) for form in family(words[i])))
+        spread[i] = sentences[sorted(relatives)].sum()
+    return spread
 
 
 def _nothing_exclusive(pack: ConceptPack, shown: Sequence[str], purity: Tensor) -> NoConceptTokens:

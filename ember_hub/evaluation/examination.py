@@ -23,6 +23,8 @@ Part = Literal["concept", "near_domain", "general"]
 PARTS: tuple[Part, ...] = ("concept", "near_domain", "general")
 HEALTH_QUESTIONS: dict[Split, int] = {"tune": 8, "test": 20}
 """Questions of each part on which the mass on lettered answers is measured."""
+TUNE_QUESTIONS = 24
+"""Known questions of each part that the search asks a candidate."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ class Examiner:
 
     def syllabus(self) -> Syllabus:
         """Decide on format and known questions, from presentations that are never measured with."""
-        tune = {f: {p: ask(self.loaded, self._asked(p, "tune"), f, "choose", self.progress) for p in PARTS} for f in self.formats}
-        format = better_format({f: [a for answers in parts.values() for a in answers] for f, parts in tune.items()})
-        test = {p: known(ask(self.loaded, self._asked(p, "test"), format, "choose", self.progress)) for p in PARTS}
-        return Syllabus(format, {"tune": {p: known(a) for p, a in tune[format].items()}, "test": test})
+        format = better_format({f: ask(self.loaded, self._asked("general", "tune"), f, "choose", self.progress)
+                                for f in self.formats})
+        return Syllabus(format, {split: {p: known(ask(self.loaded, self._asked(p, split), format, "choose", self.progress))
+                                         for p in PARTS} for split in ("tune", "test")})
 
     def tune(self, syllabus: Syllabus) -> Measurement:
         """The quick look that the search takes at every candidate: known questions of the tune split."""
-        chosen = {p: [q for q in self._asked(p, "tune") if q.id in syllabus.known["tune"][p]] for p in PARTS}
+        chosen = {p: [q for q in self._asked(p, "tune") if q.id in syllabus.known["tune"][p]][:TUNE_QUESTIONS] for p in PARTS}
         return Measurement(answers={p: self._ask(questions, syllabus) for p, questions in chosen.items()},
                            mass=self._mass("tune"),
                            losses=neutral_loss(self.loaded, self.pack.neutral_part("tune"), self.progress))

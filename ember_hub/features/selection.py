@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import wordfreq
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ember_hub.concepts.background import Tokenizer, surfaces
+from ember_hub.concepts.background import Tokenizer, letters_of, surfaces
 from ember_hub.concepts.labels import TokenLabels
 from ember_hub.errors import NoFeatureSelected
 from ember_hub.features import statistics
@@ -21,36 +22,48 @@ from ember_hub.features.factorization import Factorization
 # How many rejected features and tokens are kept as evidence: the ones that came nearest.
 _SHOWN = 40
 _TOP = 16
+_EVERYDAY = 4.0
 
 
 @dataclass(frozen=True)
 class SelectionSettings:
     """min_share: a feature is kept if this much of its activation lies on the concept's own tokens.
 
-    min_score: a token is accepted from this score on (nats): its belief, plus `consensus_weight` for being in selected
-        features of all seeds, plus `kinship_weight` times its kinship.
-    min_purity, min_consensus, min_belief: whatever the score, a token with less of one of them is refused. Purity and
-        consensus have low floors because the score already weighs them.
-    min_kinship: below it a token is refused, unless its belief is `certain` by itself.
+    min_score: a token is accepted from this score on (nats), if it is among the `most` best; see `score`.
+    consensus_weight, kinship_weight, spread_weight, common_weight: what the score's parts weigh.
+    min_purity, min_kinship: a token with less of either is refused, whatever its score.
+    min_spread: so is a word that stands in less than this share of the concept's texts: of a word that is met now and
+        then, neither counts nor neighbours tell the concept's own from its field (uranium's salts, a war's small states).
     """
 
     min_share: float = 0.22
-    min_score: float = 5.2
+    min_score: float = 6.0
+    most: int = 20
     consensus_weight: float = 2.0
     kinship_weight: float = 10.0
-    min_purity: float = 0.04
-    min_consensus: float = 0.0
-    min_belief: float = 2.0
-    min_kinship: float = 0.1
-    certain: float = 5.0
+    spread_weight: float = 1.0
+    common_weight: float = 2.0
+    min_purity: float = 0.1
+    min_kinship: float = 0.12
+    min_spread: float = 0.01
 
-    def score(self, factorization: Factorization, labels: TokenLabels, consensus: Tensor) -> Tensor:
-        """(n,): the evidence for each token; minus infinity where one kind of it is missing."""
-        belief, kinship = factorization.belief, factorization.kinship
-        total = belief + self.consensus_weight * consensus + self.kinship_weight * kinship.clamp(min=0)
-        sound = (belief >= self.min_belief) & (labels.purity >= self.min_purity) & (consensus >= self.min_consensus)
-        sound &= (kinship >= self.min_kinship) | (belief >= self.certain)
-        return torch.where(sound, total, -torch.inf)
+    def score(self, factorization: Factorization, labels: TokenLabels, consensus: Tensor, zipf: Tensor) -> Tensor:
+        """(n,): the evidence for each token; minus infinity where one kind of it is missing.
+
+            belief + 2 consensus + 10 kinship + log2(spread) - 2 max(0, zipf - 4)
+
+        with the default weights. Everyday words (zipf: log10 of the occurrences in 10⁹ words) need more than rare ones.
+        """
+        total = factorization.belief + self.consensus_weight * consensus + self.kinship_weight * factorization.kinship
+        total = total + self.spread_weight * labels.spread.clamp(min=1).log2()
+        total = total - self.common_weight * (zipf - _EVERYDAY).clamp(min=0)
+        sound = (labels.purity >= self.min_purity) & (factorization.kinship >= self.min_kinship)
+        return torch.where(sound & (labels.spread >= self.min_spread * labels.texts), total, -torch.inf)
+
+    def accepted(self, score: Tensor) -> Tensor:
+        """(any,): where the tokens stand that are taken, ascending."""
+        best = score.topk(min(self.most, len(score)))
+        return best.indices[best.values >= self.min_score].sort().values
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,9 @@ def choose(factorization: Factorization, labels: TokenLabels, rows: Tensor, toke
     features = _feature_evidence(per_seed, scores, labels, (shown, factorization.settings.seeds), settings)
     active = torch.stack([(G[:, s] != 0).any(dim=1) for G, s in zip(per_seed, selected, strict=True)])
     consensus = active.float().mean(dim=0)
-    score = settings.score(factorization, labels, consensus)
-    accepted = (score >= settings.min_score).nonzero()[:, 0]
+    zipf = torch.tensor([wordfreq.zipf_frequency(letters_of(surface), "en") for surface in shown])
+    score = settings.score(factorization, labels, consensus, zipf)
+    accepted = settings.accepted(score)
     if len(accepted) == 0:
         raise NoFeatureSelected(f"no token reaches a score of {settings.min_score} (best: {score.max():.2f})",
                                 hint="lower features.min_score, or add concept sentences to the pack")
@@ -175,8 +189,8 @@ def _token_evidence(labels: TokenLabels, factorization: Factorization, judged: t
     for i in score.argsort(descending=True)[: len(place) + _SHOWN].tolist():
         columns = tuple(G[place[i]].nonzero()[:, 0].tolist()) if i in place else ()
         verdict = "own" if i in place else "too little evidence"
-        reason = (f"{verdict}: belief {factorization.belief[i]:.1f}, kinship {factorization.kinship[i]:.2f}, "
-                  f"in {consensus[i]:.0%} of the seeds")
+        reason = (f"{verdict}: score {score[i]:.1f}, belief {factorization.belief[i]:.1f}, kinship {factorization.kinship[i]:.2f}, "
+                  f"in {labels.spread[i]:.0f} texts and {consensus[i]:.0%} of the seeds")
         found.append(TokenEvidence(
             token_id=int(labels.token_ids[i]), text=shown[i], purity=float(labels.purity[i]),
             belief=float(factorization.belief[i]), kinship=float(factorization.kinship[i]), counts=int(labels.counts[i]),

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from ember_hub.concepts.background import Tokenizer, background, letters_of, surfaces
 from ember_hub.concepts.labels import TokenLabels
+from ember_hub.concepts.spelling import family
 from ember_hub.features import statistics
 from ember_hub.features.evidence import TokenEvidence
 from ember_hub.features.factorization import Factorization
 from ember_hub.features.selection import ConceptRows
-
-_ENDINGS = ("s", "es", "ed", "ing", "'s")
-_VOWELS = "aeiou"
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,9 @@ class VariantSettings:
     min_letters: shorter words have too many lookalikes.
     """
 
-    min_cosine: float = 0.35
-    min_kinship: float = 0.1
-    min_purity: float = 0.2
+    min_cosine: float = 0.4
+    min_kinship: float = 0.15
+    min_purity: float = 0.5
     min_letters: int = 3
 
 
@@ -100,7 +98,7 @@ def _candidates(rows: ConceptRows, labels: TokenLabels, tokenizer: Tokenizer, se
     for source, surface in zip(accepted, surfaces(tokenizer, accepted), strict=True):
         word = letters_of(surface).lower()
         if len(word) >= settings.min_letters and whole.get(source, True):
-            for form in _forms(word):
+            for form in family(word):
                 table.setdefault(form, []).append(source)
     known = set(accepted) | set(tokenizer.all_special_ids)
     found = []
@@ -109,39 +107,6 @@ def _candidates(rows: ConceptRows, labels: TokenLabels, tokenizer: Tokenizer, se
         if candidate not in known and bare.lower() in table:
             found.append((candidate, surfaces(tokenizer, [candidate])[0], table[bare.lower()]))
     return found
-
-
-def _forms(word: str) -> set[str]:
-    """The word, what it inflects to, and what it may be inflected from."""
-    stems = {word, *_stems(word)}
-    return {form for stem in stems for form in (stem, *_inflections(stem)) if len(form) >= 3}
-
-
-def _inflections(word: str) -> Iterator[str]:
-    for ending in _ENDINGS:
-        yield word + ending
-    if word.endswith("e"):
-        yield word[:-1] + "ing"
-        yield word + "d"
-    if word.endswith("y"):
-        yield word[:-1] + "ies"
-        yield word[:-1] + "ied"
-    if len(word) >= 3 and word[-1] not in _VOWELS and word[-2] in _VOWELS:
-        yield word + word[-1] + "ed"
-        yield word + word[-1] + "ing"
-
-
-def _stems(word: str) -> Iterator[str]:
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            stem = word.removesuffix(ending)
-            yield stem
-            if ending in ("ing", "ed"):
-                yield stem + "e"
-            if ending in ("ing", "ed") and stem[-1] == stem[-2]:
-                yield stem[:-1]
-    if word.endswith("ies"):
-        yield word[:-3] + "y"
 
 
 def _rates(ids: Sequence[int], tokenizer: Tokenizer) -> Tensor:

@@ -55,7 +55,7 @@ def load(folder: Path, device: str = "auto", dtype: str = "auto", trust_remote_c
         # Read before the weights are: what cannot be edited is refused without loading it.
         read_anatomy(plan)
         tokenizer = load_tokenizer(folder, trust_remote_code)
-        kind = _dtype(dtype, plan)
+        kind = resolve_dtype(dtype, plan)
         placement = _placement(device, model_bytes(plan, kind))
         model = _load_weights(folder, kind, placement, trust_remote_code)
     model.eval().requires_grad_(False)
@@ -169,7 +169,12 @@ class _Bar:
         """Details that our bar does not show."""
 
 
-def _dtype(name: str, plan: PreTrainedModel) -> torch.dtype:
+def resolve_dtype(name: str, plan: PreTrainedModel) -> torch.dtype:
+    """The number type meant by a setting; `plan` is the model, with or without weights.
+
+    Raises:
+        ConfigError: no such type.
+    """
     import torch
 
     if name == "auto":

@@ -50,6 +50,12 @@ PROTOCOLS: dict[Level, Protocol] = {
 }
 
 
+def attack_bytes(parameters: int, itemsize: int, protocol: Protocol) -> int:
+    """Bytes that the copy under attack takes: weights, two moments of AdamW, and float32 masters where there are any."""
+    state = 4 * 3 if protocol.has_masters else itemsize * 2
+    return parameters * (itemsize + state)
+
+
 def relearn(loaded: LoadedModel, edit: Edit, paragraphs: Sequence[str], protocol: Protocol, *, seed: int,
             after_epoch: Callable[[LoadedModel, int], None], progress: Progress) -> LoadedModel:
     """The edited model after the attack, on a copy that the caller throws away; `loaded` is as it was.
@@ -77,19 +83,22 @@ def relearn(loaded: LoadedModel, edit: Edit, paragraphs: Sequence[str], protocol
 
 
 class _Trainer:
-    """AdamW over every parameter, in float32 masters where the protocol says so."""
+    """AdamW over every parameter, in float32 masters where the protocol says so.
+
+    Each parameter is stepped as soon as its gradient is there, which is then dropped: gradients of the whole model are
+    never held together.
+    """
 
     def __init__(self, model: nn.Module, protocol: Protocol) -> None:
         self._model = model
-        self._parameters = list(model.parameters())
         embedding = model.get_input_embeddings().weight
-        for parameter in self._parameters:
+        self._hooks = []
+        for parameter in model.parameters():
             parameter.requires_grad_(True)
-        self._masters = [p.detach().float().clone() for p in self._parameters] if protocol.has_masters else self._parameters
-        rows = [m for p, m in zip(self._parameters, self._masters, strict=True) if p is embedding]
-        others = [m for p, m in zip(self._parameters, self._masters, strict=True) if p is not embedding]
-        groups = [{"params": others, "lr": protocol.learning_rate}, {"params": rows, "lr": protocol.embedding_rate}]
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=protocol.weight_decay, fused=True)
+            rate = protocol.embedding_rate if parameter is embedding else protocol.learning_rate
+            master = parameter.detach().float().clone() if protocol.has_masters else parameter
+            optimizer = torch.optim.AdamW([master], lr=rate, weight_decay=protocol.weight_decay, fused=True)
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(_stepper(master, optimizer)))
 
     def step(self, texts: Sequence[Sequence[int]], device: torch.device) -> None:
         width = max(map(len, texts))
@@ -98,27 +107,26 @@ class _Trainer:
         logits = self._model(input_ids=ids, attention_mask=counts, use_cache=False).logits
         labels = ids.masked_fill(counts == 0, -100)
         cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100).backward()
-        self._update()
-
-    def _update(self) -> None:
-        is_separate = self._masters is not self._parameters
-        if is_separate:
-            for master, parameter in self._moving():
-                master.grad = parameter.grad.float()
-        self._optimizer.step()
-        with torch.no_grad():
-            for master, parameter in self._moving():
-                if is_separate:
-                    parameter.copy_(master)
-                    master.grad = None
-                parameter.grad = None
-
-    def _moving(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((m, p) for m, p in zip(self._masters, self._parameters, strict=True) if p.grad is not None)
 
     def release(self) -> None:
-        for parameter in self._parameters:
-            parameter.requires_grad_(False)
+        """Drop optimizer states and masters, and freeze the model again."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._model.requires_grad_(False)
+
+
+def _stepper(master: Tensor, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
+    @torch.no_grad()
+    def step(parameter: Tensor) -> None:
+        if master is not parameter:
+            master.grad = parameter.grad.float()
+        optimizer.step()
+        if master is not parameter:
+            parameter.copy_(master)
+            master.grad = None
+        parameter.grad = None
+    return step
 
 
 def _encode(loaded: LoadedModel, paragraphs: Sequence[str]) -> list[list[int]]:

@@ -1,0 +1,52 @@
+"""Refuse early what cannot fit: disk for what will be written, memory for the model under attack."""
+
+from __future__ import annotations
+
+import shutil
+
+from ember_hub.errors import DiskError, NotEnoughMemory
+from ember_hub.evaluation.attacks.relearning import PROTOCOLS, attack_bytes
+from ember_hub.source.anatomy import empty_model
+from ember_hub.source.checkpoint import Checkpoint
+from ember_hub.source.load import resolve_dtype
+from ember_hub.source.memory import available_memory, model_bytes
+from ember_hub.stages.workshop import Workshop
+
+BESIDES = 300_000_000
+"""Disk for edits, reports and figures, and memory for activations, in bytes."""
+
+
+def require_room(shop: Workshop) -> None:
+    """Compare what the run needs with what there is, unless it is finished.
+
+    Raises:
+        DiskError: the output folder's disk is too full.
+        NotEnoughMemory: the base and its copy under attack do not fit.
+    """
+    if shop.run.is_done("out"):
+        return
+    _require_disk(shop)
+    _require_memory(shop)
+
+
+def _require_disk(shop: Workshop) -> None:
+    size = sum(info.size for info in Checkpoint.open(shop.base.folder).tensors.values())
+    # A tied base may gain a head; the embedding is never more than the checkpoint.
+    needed = (2 * size if shop.settings.publish.form != "patch" else 0) + BESIDES
+    free = shutil.disk_usage(shop.run.folder).free
+    if needed > free:
+        raise DiskError(f"the run may write {needed / 1e9:.1f} GB, {shop.run.folder} has {free / 1e9:.1f} GB free",
+                        hint="make room, choose another disk with --output, or write the patch alone with --as patch")
+
+
+def _require_memory(shop: Workshop) -> None:
+    settings = shop.settings
+    plan = empty_model(shop.base.folder, settings.trust_remote_code)
+    kind = resolve_dtype(settings.dtype, plan)
+    size = model_bytes(plan, kind)
+    device = "cuda" if settings.device.startswith("cuda") else "cpu"
+    attacks = [attack_bytes(size // kind.itemsize, kind.itemsize, PROTOCOLS[level]) for level in settings.verify.levels]
+    needed, free = size + max(attacks, default=0) + BESIDES, available_memory(device)
+    if needed > free:
+        raise NotEnoughMemory(f"the base and its copy under attack take {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free",
+                              hint='attack less hard with --set \'verify.levels=["paper"]\' (or []), or take a larger machine')
