@@ -8,7 +8,8 @@ RUNS ?= runs
 .PHONY: demo test check bench clean
 
 demo: $(VENV)/.demo
-	$(BIN)/ember-hub erase "$$($(BIN)/python -m tests.bundled_model)" --concept $(CONCEPT) --method rmu --as both --output $(RUNS)
+	$(BIN)/ember-hub erase "$$($(BIN)/python -m tests.bundled_model)" --concept $(CONCEPT) --method rmu --as both --output $(RUNS) \
+		--set verify.paragraphs=40
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

@@ -43,7 +43,8 @@ class FeatureSettings(Section):
 
     min_purity: float = Field(0.5, gt=0, lt=1, description="Least purity of a token that is exclusive to the concept.")
     min_share: float = Field(0.22, gt=0, le=1, description="Least share of a feature's activation on exclusive tokens.")
-    min_score: float = Field(3.7, description="Least belief in an edited token (nats), the agreement of the seeds included.")
+    min_score: float = Field(9.0, description="Least score of an edited token (nats): counts, neighbours and spread.")
+    most: int = Field(20, ge=1, description="How many tokens are edited at most, other spellings of them not counted.")
 
 
 class SearchSettings(Section):
@@ -59,6 +60,7 @@ class VerifySettings(Section):
 
     battery: Literal["quick"] = Field("quick", description="Which evaluations and attacks run.")
     levels: tuple[Literal["paper", "strong"], ...] = Field(("paper", "strong"), description="Levels of the relearning attack.")
+    paragraphs: int = Field(100, ge=1, description="Most paragraphs about the concept that an attacker trains on.")
 
 
 class PublishSettings(Section):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ember_hub.concepts.pack import Question
+from ember_hub.concepts.prompts import LETTERS, chat, letter_prompt
 from ember_hub.evaluation.token_tree import Text
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 Format = Literal["answer", "letter"]
 Purpose = Literal["choose", "measure"]
-LETTERS = "ABCDEFGHIJ"
 CHAT = "{chat}"
 """Marks the wording that goes through the model's own chat template."""
 WORDINGS: dict[Purpose, tuple[str, ...]] = {
@@ -27,7 +27,6 @@ WORDINGS: dict[Purpose, tuple[str, ...]] = {
     "measure": ("Q: {question}\nA:", "{question} The correct answer is:"),
 }
 ROTATIONS: dict[Purpose, tuple[int, ...]] = {"choose": (0, 1), "measure": (2, 3)}
-LETTER_PROMPT = "{question}\n{options}\nAnswer with the letter of the right option.\nAnswer:"
 
 
 @dataclass(frozen=True)
@@ -54,21 +53,14 @@ def _write(q: Question, format: Format, purpose: Purpose, variant: int, tokenize
     if format == "answer":
         wording = WORDINGS[purpose][variant]
         if wording == CHAT and tokenizer.chat_template:
-            return _chat(q.question, tokenizer), list(q.options), True, q.right
+            return chat(q.question, tokenizer), list(q.options), True, q.right
         wording = "{question}" if wording == CHAT else wording
         return wording.format(question=q.question), [" " + o for o in q.options], False, q.right
-    shift = ROTATIONS[purpose][variant] % len(q.options)
-    options = q.options[shift:] + q.options[:shift]
-    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-    prompt = LETTER_PROMPT.format(question=q.question, options=listed)
+    prompt, options = letter_prompt(q, ROTATIONS[purpose][variant])
     letters = list(LETTERS[: len(options)])
     if tokenizer.chat_template:
-        return _chat(prompt, tokenizer), letters, True, options.index(q.answer)
+        return chat(prompt, tokenizer), letters, True, options.index(q.answer)
     return prompt, [" " + letter for letter in letters], False, options.index(q.answer)
-
-
-def _chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
 
 
 def _encode(written: Sequence[tuple[str, list[str], bool]], tokenizer: PreTrainedTokenizerBase) -> list[tuple[Text, ...]]:

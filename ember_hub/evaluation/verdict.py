@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 
 from ember_hub.evaluation.score import wilson
 
-
 ANSWERING = 0.05
 """Least mass on lettered answers of a model that can be said to answer with letters at all."""
 

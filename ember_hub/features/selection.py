@@ -23,6 +23,8 @@ from ember_hub.features.factorization import Factorization
 _SHOWN = 40
 _TOP = 16
 _EVERYDAY = 4.0
+# A word that is met once has shown nothing, however few the texts.
+_TWICE = 2
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,20 @@ class SelectionSettings:
     """
 
     min_share: float = 0.22
-    min_score: float = 6.0
+    min_score: float = 9.0
     most: int = 20
     consensus_weight: float = 2.0
     kinship_weight: float = 10.0
-    spread_weight: float = 1.0
+    spread_weight: float = 1.5
     common_weight: float = 2.0
     min_purity: float = 0.1
-    min_kinship: float = 0.12
+    min_kinship: float = 0.115
     min_spread: float = 0.01
 
     def score(self, factorization: Factorization, labels: TokenLabels, consensus: Tensor, zipf: Tensor) -> Tensor:
         """(n,): the evidence for each token; minus infinity where one kind of it is missing.
 
-            belief + 2 consensus + 10 kinship + log2(spread) - 2 max(0, zipf - 4)
+            belief + 2 consensus + 10 kinship + 1.5 log2(spread) - 2 max(0, zipf - 4)
 
         with the default weights. Everyday words (zipf: log10 of the occurrences in 10⁹ words) need more than rare ones.
         """
@@ -58,7 +60,7 @@ class SelectionSettings:
         total = total + self.spread_weight * labels.spread.clamp(min=1).log2()
         total = total - self.common_weight * (zipf - _EVERYDAY).clamp(min=0)
         sound = (labels.purity >= self.min_purity) & (factorization.kinship >= self.min_kinship)
-        return torch.where(sound & (labels.spread >= self.min_spread * labels.texts), total, -torch.inf)
+        return torch.where(sound & (labels.spread >= max(_TWICE, self.min_spread * labels.texts)), total, -torch.inf)
 
     def accepted(self, score: Tensor) -> Tensor:
         """(any,): where the tokens stand that are taken, ascending."""
@@ -128,7 +130,7 @@ def choose(factorization: Factorization, labels: TokenLabels, rows: Tensor, toke
         if not active[:, i].any():
             # No seed kept an entry, for want of room: the concept's part is its least-squares shadow on the features.
             G[position] = project(rows[i : i + 1].float() - factorization.mean, F, selected)[0]
-    tokens = _token_evidence(labels, factorization, (consensus, score), (G, accepted), shown)
+    tokens = _token_evidence(labels, factorization, (consensus, score), (G, accepted), shown, settings)
     return ConceptRows(labels.token_ids[accepted], G, F, Evidence(features, tokens))
 
 
@@ -181,15 +183,18 @@ def _feature_evidence(per_seed: Sequence[Tensor], scores: Sequence[Tensor], labe
 
 
 def _token_evidence(labels: TokenLabels, factorization: Factorization, judged: tuple[Tensor, Tensor],
-                    taken: tuple[Tensor, Tensor], shown: Sequence[str]) -> tuple[TokenEvidence, ...]:
+                    taken: tuple[Tensor, Tensor], shown: Sequence[str], settings: SelectionSettings
+                    ) -> tuple[TokenEvidence, ...]:
     """The accepted tokens and those that came nearest, best first."""
     (consensus, score), (G, accepted) = judged, taken
     place = {i: position for position, i in enumerate(accepted.tolist())}
     found = []
     for i in score.argsort(descending=True)[: len(place) + _SHOWN].tolist():
         columns = tuple(G[place[i]].nonzero()[:, 0].tolist()) if i in place else ()
-        verdict = "own" if i in place else "too little evidence"
-        reason = (f"{verdict}: score {score[i]:.1f}, belief {factorization.belief[i]:.1f}, kinship {factorization.kinship[i]:.2f}, "
+        enough = f"beyond the {settings.most} surest" if score[i] >= settings.min_score else "too little evidence"
+        verdict = "own" if i in place else enough
+        reason = (f"{verdict}: score {score[i]:.1f}, belief {factorization.belief[i]:.1f}, "
+                  f"kinship {factorization.kinship[i]:.2f}, "
                   f"in {labels.spread[i]:.0f} texts and {consensus[i]:.0%} of the seeds")
         found.append(TokenEvidence(
             token_id=int(labels.token_ids[i]), text=shown[i], purity=float(labels.purity[i]),

@@ -6,7 +6,7 @@ leaves them alone is undone by typing in capitals.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +37,7 @@ class VariantSettings:
 
 
 def adopt(rows: ConceptRows, vocabulary: Tensor, labels: TokenLabels, factorization: Factorization,
-           tokenizer: Tokenizer, settings: VariantSettings = VariantSettings()) -> ConceptRows:
+          tokenizer: Tokenizer, settings: VariantSettings = VariantSettings()) -> ConceptRows:
     """Add the variants of the accepted whole words, each with a contribution from its word's own features.
 
     vocabulary: (vocab, d), the whole embedding, in any dtype.

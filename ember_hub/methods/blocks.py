@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
 
+MAX_TOKENS = 256
+
+
 @dataclass(frozen=True)
 class Passage:
     """One batch of texts, on its way through the blocks `first` to `last`."""
@@ -29,7 +32,7 @@ class Passage:
     leaving: Float[Tensor, "batch seq d_model"]
     """What the unchanged blocks make of it."""
     counts: Bool[Tensor, "batch seq"]
-    """False for padding."""
+    """False for padding, and for positions that shall not count."""
 
 
 class _Reached(Exception):
@@ -37,13 +40,20 @@ class _Reached(Exception):
 
 
 @torch.no_grad()
-def passage(loaded: LoadedModel, texts: Sequence[str], first: int, last: int, max_tokens: int = 256) -> Passage:
-    """Run a batch of texts up to block `last` (0-based, inclusive) and keep what enters block `first`."""
-    encoded = [ids[:max_tokens] for ids in loaded.tokenizer(list(texts)).input_ids]
+def passage(loaded: LoadedModel, texts: Sequence[str], first: int, last: int, after: Sequence[str] = ()) -> Passage:
+    """Run a batch of texts up to block `last` (0-based, inclusive) and keep what enters block `first`.
+
+    Args:
+        after: beginnings of the texts whose positions shall not count, one for each text, or none.
+    """
+    encoded = [ids[:MAX_TOKENS] for ids in loaded.tokenizer(list(texts)).input_ids]
+    skipped = [len(ids) for ids in loaded.tokenizer(list(after)).input_ids] if after else [0] * len(texts)
     width = max(len(ids) for ids in encoded)
     # Padding stands on the right, where a causal model cannot see it, whatever the tokenizer prefers.
     padded = torch.tensor([ids + [ids[-1]] * (width - len(ids)) for ids in encoded], device=loaded.device)
-    counts = torch.tensor([[i < len(ids) for i in range(width)] for ids in encoded], device=loaded.device)
+    real = torch.tensor([[i < len(ids) for i in range(width)] for ids in encoded], device=loaded.device)
+    counts = torch.tensor([[skip <= i < len(ids) for i in range(width)] for ids, skip in zip(encoded, skipped, strict=True)],
+                          device=loaded.device)
     blocks = loaded.model.get_submodule(loaded.anatomy.blocks)
     seen: dict[int, tuple[Tensor, tuple, dict[str, Any]]] = {}
     outputs: dict[int, Tensor] = {}
@@ -61,7 +71,7 @@ def passage(loaded: LoadedModel, texts: Sequence[str], first: int, last: int, ma
     hooks = [blocks[i].register_forward_pre_hook(note(i), with_kwargs=True) for i in range(first, last + 1)]
     hooks.append(blocks[last].register_forward_hook(stop))
     try:
-        loaded.model(input_ids=padded, attention_mask=counts.long(), use_cache=False)
+        loaded.model(input_ids=padded, attention_mask=real.long(), use_cache=False)
     except _Reached:
         pass
     finally:

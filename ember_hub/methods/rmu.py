@@ -3,7 +3,10 @@
 At one layer, hidden states of concept text are steered towards a fixed random vector, those of neutral text are held
 where they were:
 
-    mean ‖h(x_f) − c·u‖² / N²  +  α · mean ‖h(x_r) − h₀(x_r)‖² / max(‖h₀‖, N)²
+    mean ‖h(x_f) − c·u‖² / N²  +  α · mean ‖h(x_r) − h₀(x_r)‖² / max(‖h₀‖, N)²  +  β · the same for anchors
+
+Anchors are the last words of lettered questions on the concept, where the model is asked for a letter: held where they
+were, they keep it able to answer at all, while the concept's own words are steered away. They are our addition.
 
 u is uniform in [0,1)^d, normalised; N is the median norm of hidden states at that layer, and c a multiple of it, so
 that settings carry over between models. Only the matrices by which the MLPs of three blocks write into the residual
@@ -23,6 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ember_hub.concepts.pack import ConceptPack, Question
+from ember_hub.concepts.prompts import REQUEST, chat, letter_prompt
 from ember_hub.edits.edit import Edit, Replaced
 from ember_hub.methods.base import Method, Space
 from ember_hub.methods.blocks import Passage, passage, through
@@ -32,13 +36,19 @@ if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
 
+Batches = list[list[tuple[str, str]]]
+"""Texts in batches, each with the beginning that shall not count (empty: all of it counts)."""
+
+
 @dataclass
 class Material:
     """What every setting of a search trains on; passages are cut once for each layer and kept."""
 
-    forget: list[list[str]]
-    retain: list[list[str]]
-    passages: dict[int, tuple[list[Passage], list[Passage]]] = field(default_factory=dict)
+    forget: Batches
+    retain: Batches
+    anchors: Batches
+    """Lettered questions on the concept; what counts comes after the options."""
+    passages: dict[int, tuple[list[Passage], ...]] = field(default_factory=dict)
 
 
 class Rmu(Method):
@@ -49,6 +59,7 @@ class Rmu(Method):
     depth: float = Field(0.25, gt=0, lt=1, description="Steered layer, as a fraction of the model's depth.")
     steering: float = Field(2.0, gt=0, description="Length of the steering vector, in median hidden-state norms.")
     retain_weight: float = Field(20.0, ge=0, description="Weight of holding neutral text where it was (alpha).")
+    anchor_weight: float = Field(100.0, ge=0, description="Weight of holding the request for a letter where it was (beta).")
     learning_rate: float = Field(6e-4, gt=0, description="AdamW learning rate.")
     steps: int = Field(80, ge=1, description="Training steps.")
     batch_size: int = Field(8, ge=1, description="Texts in a batch, of each kind.")
@@ -56,42 +67,45 @@ class Rmu(Method):
 
     @classmethod
     def search_space(cls) -> Space:
-        return {"steering": (1.0, 6.0), "learning_rate": (2e-4, 1.5e-3), "depth": (0.2, 0.5)}
+        return {"steering": (1.0, 4.0), "learning_rate": (3e-4, 1.2e-3), "anchor_weight": (30.0, 200.0)}
 
     def prepare(self, loaded: LoadedModel, pack: ConceptPack, seed: int, progress: Progress) -> Material:
         shuffle = random.Random(seed).shuffle
-        forget = [*pack.sentences]
+        forget = [*pack.sentences, *map(statement, pack.asked("questions", "tune"))]
         kept = [*pack.asked("near_domain", "tune"), *pack.asked("general", "tune")]
         retain = [*pack.neutral_part("fit"), *map(statement, kept)]
-        shuffle(forget)
-        shuffle(retain)
-        return Material(_batches(forget, self.batch_size), _batches(retain, self.batch_size))
+        anchors = [_anchor(question, loaded) for question in pack.asked("questions", "tune")]
+        for texts in (forget, retain, anchors):
+            shuffle(texts)
+        whole = ([(text, "") for text in texts] for texts in (forget, retain))
+        return Material(*(_batches(texts, self.batch_size) for texts in (*whole, anchors)))
 
     def fit(self, loaded: LoadedModel, prepared: Material, seed: int, progress: Progress) -> Edit:
         last = max(self.blocks - 1, round(self.depth * loaded.anatomy.n_layers))
         last = min(last, loaded.anatomy.n_layers - 1)
         first = max(0, last - self.blocks + 1)
-        forget, retain = self._passages(loaded, prepared, first, last, progress)
-        writers = _writers(loaded, first, last)
-        masters = self._train(loaded, writers, (forget, retain), seed, progress)
+        passages = self._passages(loaded, prepared, first, last, progress)
+        masters = self._train(loaded, _writers(loaded, first, last), passages, seed, progress)
         return Edit({name: Replaced(master.detach().to(loaded.dtype).cpu()) for name, master in masters.items()},
                     {"method": self.name, "layers": list(range(first, last + 1)), **self.model_dump()})
 
     def _passages(self, loaded: LoadedModel, material: Material, first: int, last: int, progress: Progress
-                  ) -> tuple[list[Passage], list[Passage]]:
+                  ) -> tuple[list[Passage], ...]:
         if last not in material.passages:
-            with progress.steps("hidden states", len(material.forget) + len(material.retain)) as advance:
-                cut: tuple[list[Passage], list[Passage]] = ([], [])
-                for passages, batches in zip(cut, (material.forget, material.retain), strict=True):
+            kinds = (material.forget, material.retain, material.anchors)
+            with progress.steps("hidden states", sum(map(len, kinds))) as advance:
+                cut: tuple[list[Passage], ...] = ([], [], [])
+                for passages, batches in zip(cut, kinds, strict=True):
                     for batch in batches:
-                        passages.append(passage(loaded, batch, first, last))
+                        texts, skipped = zip(*batch, strict=True)
+                        passages.append(passage(loaded, texts, first, last, skipped if any(skipped) else ()))
                         advance(1)
             material.passages[last] = cut
         return material.passages[last]
 
-    def _train(self, loaded: LoadedModel, writers: dict[str, tuple[int, str]], passages: tuple[list[Passage], list[Passage]],
+    def _train(self, loaded: LoadedModel, writers: dict[str, tuple[int, str]], passages: tuple[list[Passage], ...],
                seed: int, progress: Progress) -> dict[str, Tensor]:
-        forget, retain = passages
+        forget = passages[0]
         blocks = [loaded.model.get_submodule(f"{loaded.anatomy.blocks}.{i}") for i, _ in writers.values()]
         # Masters are float32: in bfloat16 most updates at these rates round to nothing.
         masters = {name: loaded.model.get_parameter(name).detach().float().clone().requires_grad_() for name in writers}
@@ -102,10 +116,12 @@ class Rmu(Method):
         mixed = loaded.dtype != torch.float32
         with progress.steps(f"training {self.name}", self.steps) as advance:
             for step in range(self.steps):
-                f, r = forget[step % len(forget)], retain[step % len(retain)]
+                now = [kind[step % len(kind)] for kind in passages if kind]
                 with torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=mixed):
-                    moved, held = through(blocks, f, own), through(blocks, r, own)
-                loss = _steered(moved, target, f, norm) + self.retain_weight * _held(held, r, norm)
+                    moved, *held = (through(blocks, batch, own) for batch in now)
+                weights = (self.retain_weight, self.anchor_weight)
+                loss = _steered(moved, target, now[0], norm) + sum(
+                    weight * _held(hidden, batch, norm) for weight, hidden, batch in zip(weights, held, now[1:], strict=False))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -118,16 +134,17 @@ def statement(question: Question) -> str:
     return f"Question: {question.question}\nAnswer: {question.answer}"
 
 
-def _batches(texts: Sequence[str], size: int) -> list[list[str]]:
-    """Texts of similar length together, so that little is padded, in the order the texts came."""
-    groups = [sorted(texts[i:i + 8 * size], key=len) for i in range(0, len(texts), 8 * size)]
+def _anchor(question: Question, loaded: LoadedModel) -> tuple[str, str]:
+    prompt, _ = letter_prompt(question)
+    text = chat(prompt, loaded.tokenizer) if loaded.tokenizer.chat_template else prompt
+    return text, text[: text.rindex(REQUEST)]
+
+
+def _batches(texts: Sequence[tuple[str, str]], size: int) -> Batches:
+    """Texts of similar length together, so that little is padded; short and long batches mixed."""
+    groups = [sorted(texts[i:i + 8 * size], key=lambda t: len(t[0])) for i in range(0, len(texts), 8 * size)]
     batches = [group[i:i + size] for group in groups for i in range(0, len(group), size)]
-    return sorted(batches, key=lambda batch: hash_of(batch[0]))
-
-
-def hash_of(text: str) -> int:
-    """A number that depends on the text alone, for orders that no seed and no process changes."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+    return sorted(batches, key=lambda batch: hashlib.sha256(batch[0][0].encode()).digest())
 
 
 def _writers(loaded: LoadedModel, first: int, last: int) -> dict[str, tuple[int, str]]:

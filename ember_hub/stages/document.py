@@ -12,7 +12,7 @@ from ember_hub import __version__
 from ember_hub.evaluation import report as reports
 from ember_hub.evaluation.examination import PARTS
 from ember_hub.settings import Settings
-from ember_hub.stages.embed import TUNING, read_ember
+from ember_hub.stages.embed import SELECTION, TUNING, read_ember
 from ember_hub.stages.verify import evidence
 from ember_hub.stages.workshop import Workshop
 
@@ -76,9 +76,9 @@ def _concept(shop: Workshop) -> dict[str, Any]:
 def _methods(shop: Workshop) -> list[dict[str, Any]]:
     rows = []
     if shop.settings.ember.enabled:
-        chosen = shop.run.read_json(TUNING)["strength"]
+        chosen = {"strength": shop.run.read_json(TUNING)["strength"], "rank": shop.run.read_json(SELECTION)["rank"]}
         rows.append({"name": "ember", "title": "EMBER (embedding erasure)", "reference": "arXiv 2606.03695",
-                     "settings": shop.settings.ember.model_dump(mode="json", exclude={"enabled"}) | {"strength": chosen}})
+                     "settings": shop.settings.ember.model_dump(mode="json", exclude={"enabled"}) | chosen})
     for index, name in enumerate(shop.settings.methods):
         kind = shop.methods[name]
         settings = shop.run.read_json(f"reports/tuning-{index + 1}-{name}.json")["settings"]

@@ -77,12 +77,13 @@ def _find_rows(shop: Workshop) -> None:
     with shop.progress.steps("factorizing", ember.seeds) as advance:
         factors = factorization.fit(rows, found, how)
         advance(ember.seeds)
-    chosen = choose(factors, found, rows, tokenizer, SelectionSettings(wanted.min_share, wanted.min_score))
+    chosen = choose(factors, found, rows, tokenizer, SelectionSettings(wanted.min_share, wanted.min_score, wanted.most))
     chosen = adopt(chosen, checkpoint.read(embedding), found, factors, tokenizer)
     for name, value in ((LABELS, found), (FACTORS, factors), (ROWS, chosen)):
         with shop.run.writing(name) as partial:
             value.save(partial)
-    shop.run.write_json(SELECTION, _evidence(shop, chosen, found, tokenizer))
+    shop.run.write_json(SELECTION, _evidence(shop, chosen, found, tokenizer)
+                        | {"rank": factors.F.shape[-1]})
 
 
 def _evidence(shop: Workshop, chosen: ConceptRows, found: TokenLabels, tokenizer: Any) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def attack(shop: Workshop) -> None:
 
 def _attack_one(shop: Workshop, arm: str, level: Level) -> None:
     name = _attack_file(arm, level)
+    paragraphs = shop.pack.relearning[: shop.settings.verify.paragraphs]
 
     def work() -> None:
         points: list[dict] = []
@@ -61,7 +62,7 @@ def _attack_one(shop: Workshop, arm: str, level: Level) -> None:
             answers = Examiner(victim, shop.pack, shop.progress).known_concept(shop.syllabus)
             points.append({"epoch": epoch, "values": [a.accuracy for a in answers]})
 
-        victim = relearn(shop.loaded, shop.arm(arm), shop.pack.relearning, PROTOCOLS[level], seed=shop.settings.seed,
+        victim = relearn(shop.loaded, shop.arm(arm), paragraphs, PROTOCOLS[level], seed=shop.settings.seed,
                          after_epoch=after_epoch, progress=shop.progress)
         measured = Examiner(victim, shop.pack, shop.progress).attacked(shop.syllabus)
         shop.run.write_json(name, {"arm": arm, "level": level, "measured": measured.to_json(), "curve": points})

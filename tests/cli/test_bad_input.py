@@ -45,7 +45,7 @@ def scramble(folder: Path) -> None:
 def lose_a_shard(folder: Path) -> None:
     names = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
-    index = {"metadata": {}, "weight_map": {name: "model-00001-of-00002.safetensors" for name in names}
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "model-00001-of-00002.safetensors")
              | {"model.norm.weight": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 

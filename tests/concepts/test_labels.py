@@ -38,6 +38,15 @@ def test_labels_say_where_a_token_was_seen(built: TokenLabels) -> None:
     assert built.sentences[at(built, "Zorgon")] == sum(" Zorgon" in text for text in texts)
 
 
+def test_the_spellings_of_a_word_are_seen_together() -> None:
+    both = tuple(f"{line} frandles" if n < 4 else line for n, line in enumerate(sentences()))
+    of = labels.build(pack(own=both), tokenizer())
+    one, many = at(of, "frandle"), at(of, "frandles")
+    assert of.spread[one] == of.spread[many] == of.sentences[one] + of.sentences[many]
+    assert of.spread[at(of, "Zorgon")] == of.sentences[at(of, "Zorgon")]
+    assert of.texts == len(both) + 1
+
+
 def test_ids_are_sorted_distinct_and_never_special(built: TokenLabels) -> None:
     ids = built.token_ids.tolist()
     assert ids == sorted(set(ids))

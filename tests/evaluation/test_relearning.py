@@ -14,7 +14,7 @@ from ember_hub.progress import Quiet
 from ember_hub.source.load import load
 from tests.models import SENTENCES
 
-HARD = Protocol(epochs=6, batch_size=2, learning_rate=1e-2, embedding_rate=1e-2, weight_decay=0.0, has_masters=True, paragraphs=10)
+HARD = Protocol(epochs=6, batch_size=2, learning_rate=1e-2, embedding_rate=1e-2, weight_decay=0.0, has_masters=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

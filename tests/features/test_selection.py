@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,24 @@ def test_every_decision_carries_its_evidence(chosen: ConceptRows) -> None:
     assert "too little evidence" in refused[token(COMMON[0])].reason
     assert json.loads(chosen.evidence.json())["tokens"][0]["accepted"]
     assert asdict(chosen.evidence)["features"]
+
+
+def test_no_more_than_the_surest_are_taken_and_the_others_are_told_why(planted: Toy) -> None:
+    few = choose(planted.factorization, planted.labels, planted.rows, tokenizer(), replace(SETTINGS, most=2))
+    assert len(few.token_ids) == 2
+    left = [t for t in few.evidence.tokens if t.text.strip() in OWN and not t.accepted]
+    assert len(left) == len(OWN) - 2
+    assert all("beyond the 2 surest" in t.reason for t in left)
+
+
+def test_a_word_of_few_texts_or_of_everyday_english_needs_more(planted: Toy) -> None:
+    consensus = torch.ones(len(planted.labels.token_ids))
+    rare, everyday = (SETTINGS.score(planted.factorization, planted.labels, consensus, torch.full_like(consensus, zipf))
+                      for zipf in (3.0, 5.0))
+    own = torch.isin(planted.labels.token_ids, torch.tensor([token(word) for word in OWN]))
+    assert torch.allclose(rare[own] - everyday[own], torch.tensor(SETTINGS.common_weight))
+    seldom = replace(planted.labels, spread=torch.ones_like(planted.labels.spread))
+    assert SETTINGS.score(planted.factorization, seldom, consensus, consensus).isinf().all()
 
 
 def test_one_leave_out_prediction_equals_a_fit_without_the_row() -> None:

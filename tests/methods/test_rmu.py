@@ -23,7 +23,9 @@ def model(request: pytest.FixtureRequest) -> LoadedModel:
 
 
 def material() -> Material:
-    return Material([list(CONCEPT[:2]), list(CONCEPT[2:])], [list(NEUTRAL[:3]), list(NEUTRAL[3:])])
+    forget, retain = ([[(text, "") for text in part] for part in parts]
+                      for parts in ((CONCEPT[:2], CONCEPT[2:]), (NEUTRAL[:3], NEUTRAL[3:])))
+    return Material(forget, retain, [])
 
 
 def states(model: LoadedModel, texts: tuple[str, ...], block: int) -> torch.Tensor:
@@ -63,6 +65,13 @@ def test_padding_changes_no_hidden_state_of_a_shorter_text(model: LoadedModel) -
     length = int(alone.counts.sum())
     torch.testing.assert_close(beside.leaving[0, :length], alone.leaving[0], rtol=1e-4, atol=1e-5)
     assert int(beside.counts[0].sum()) == length
+
+
+def test_an_anchor_counts_only_after_its_beginning(model: LoadedModel) -> None:
+    text = SENTENCES[0]
+    batch = passage(model, [text], 0, 1, after=[text[: text.index(" across")]])
+    begin = len(model.tokenizer(text[: text.index(" across")]).input_ids)
+    assert batch.counts[0].tolist() == [i >= begin for i in range(batch.counts.shape[1])]
 
 
 def test_the_blocks_alone_repeat_what_the_whole_model_does(model: LoadedModel) -> None:

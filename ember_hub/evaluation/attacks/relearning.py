@@ -39,14 +39,13 @@ class Protocol:
     embedding_rate: float
     weight_decay: float
     has_masters: bool
-    paragraphs: int
 
 
 PROTOCOLS: dict[Level, Protocol] = {
     "paper": Protocol(epochs=2, batch_size=1, learning_rate=1e-5, embedding_rate=1e-5, weight_decay=0.01,
-                      has_masters=False, paragraphs=100),
+                      has_masters=False),
     "strong": Protocol(epochs=3, batch_size=4, learning_rate=5e-5, embedding_rate=5e-4, weight_decay=0.0,
-                       has_masters=True, paragraphs=200),
+                       has_masters=True),
 }
 
 
@@ -66,7 +65,7 @@ def relearn(loaded: LoadedModel, edit: Edit, paragraphs: Sequence[str], protocol
 
     victim = replace(loaded, model=copy.deepcopy(loaded.model))
     write(victim.model, edit)
-    texts = _encode(victim, paragraphs[: protocol.paragraphs])
+    texts = _encode(victim, paragraphs)
     shuffle = random.Random(seed)
     trainer = _Trainer(victim.model, protocol)
     steps = protocol.epochs * -(-len(texts) // protocol.batch_size)

@@ -1,0 +1,26 @@
+"""How a lettered question is written, for those who ask it and for those who must keep it answerable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ember_hub.concepts.pack import Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LETTERS = "ABCDEFGHIJ"
+REQUEST = "\nAnswer with the letter of the right option.\nAnswer:"
+
+
+def chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text as a user's turn in the model's own chat template, up to where the answer begins."""
+    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+
+
+def letter_prompt(question: Question, shift: int = 0) -> tuple[str, tuple[str, ...]]:
+    """The question with its options under letters, and the options in that order, rotated by `shift`."""
+    shift %= len(question.options)
+    options = question.options[shift:] + question.options[:shift]
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    return f"{question.question}\n{listed}{REQUEST}", options
