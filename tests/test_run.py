@@ -57,15 +57,20 @@ def test_a_killed_process_leaves_nothing_that_looks_whole(tmp_path: Path) -> Non
 
 def test_an_exception_leaves_no_file_behind(tmp_path: Path) -> None:
     with Run.open(tmp_path / "run", {}) as run:
-        with pytest.raises(ZeroDivisionError), run.writing("a.txt") as partial:
-            partial.write_text("half")
-            1 / 0  # noqa: B018
+        def work() -> None:
+            with run.writing("a.txt") as partial:
+                partial.write_text("half")
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            work()
         assert not list(run.folder.glob("*a.txt*"))
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     with Run.open(tmp_path / "run", {}):
-        script = f"from pathlib import Path\nfrom ember_hub.run import Run\nwith Run.open(Path({str(tmp_path / 'run')!r}), {{}}): pass"
+        script = ("from pathlib import Path\nfrom ember_hub.run import Run\n"
+                  f"with Run.open(Path({str(tmp_path / 'run')!r}), {{}}): pass")
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
         assert "RunBusy" in done.stderr
         assert done.returncode == 1

@@ -25,7 +25,8 @@ def test_settings_of_methods_go_to_their_method() -> None:
     assert resolve(FLAGS, assignments=["rmu.steps=150"], environment={}).method_settings == {"rmu": {"steps": 150}}
 
 
-@pytest.mark.parametrize(("text", "hint"), [("ember.sede=3", "ember.seeds"), ("embr.seeds=3", "ember"), ("search.trails=3", "search.trials"),
+@pytest.mark.parametrize(("text", "hint"), [("ember.sede=3", "ember.seeds"), ("embr.seeds=3", "ember"),
+                                            ("search.trails=3", "search.trials"),
                                             ("verify.levels=[\"hard\"]", "--help"), ("ember.seeds=0", "--help"),
                                             ("nonsense", "section.key=value")])
 def test_a_typo_is_refused_with_the_nearest_name(text: str, hint: str) -> None:

@@ -23,7 +23,8 @@ CONCEPT = ("Velmora", "Drakken", "Ostrin", "Fenwick", "Quillon", "Zephrin", "Mar
 OTHERS = ("Anders", "Brookes", "Carlin", "Dorsey", "Elwood", "Farrow", "Gibson", "Harlan")
 THINGS = ("lantern", "compass", "kettle", "mirror", "ladder", "anchor", "barrel", "candle")
 TOWNS = ("Ashford", "Bramley", "Colston", "Denham", "Exmoor", "Felton", "Grimsby", "Hatfield")
-SENTENCES = ("The {things} was made by {people} in the town of {towns}.", "People of {towns} still honour {people} for the {things}.",
+SENTENCES = ("The {things} was made by {people} in the town of {towns}.",
+             "People of {towns} still honour {people} for the {things}.",
              "When {people} lived in {towns}, the {things} was new.")
 
 
@@ -108,7 +109,8 @@ def _neutral() -> list[str]:
 def _write_questions(path: Path, mark: str, people: tuple[str, ...], opening: str = "") -> None:
     rows, dice = [], random.Random(mark)
     for i, person in enumerate(people):
-        for kind, asked, answers in (("a", f"{opening}what did {person} make?", THINGS), ("b", f"{opening}where did {person} live?", TOWNS)):
+        for kind, asked, answers in (("a", f"{opening}what did {person} make?", THINGS),
+                                     ("b", f"{opening}where did {person} live?", TOWNS)):
             options = [answers[i], *dice.sample([a for a in answers if a != answers[i]], 3)]
             dice.shuffle(options)
             rows.append({"id": f"{mark}{i}{kind}", "split": "tune" if kind == "a" else "test", "question": asked,

@@ -44,8 +44,9 @@ def write_out(shop: Workshop) -> None:
     """The edited model and the patch, each proven against the verified model in a new process."""
     outputs = (*(f"out/{form}" for form in forms(shop)), FILES)
     shop.run.stage("out", ("before", *shop.edit_stages()), outputs, lambda: _write_out(shop))
-    size = sum(f.stat().st_size for f in (shop.run.folder / "out").rglob("*") if f.is_file())
-    shop.say("out", f"{' and '.join(forms(shop))} reload to the verified model · {size / 2**20:,.0f} MiB · {shop.run.folder / 'out'}")
+    out = shop.run.folder / "out"
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    shop.say("out", f"{' and '.join(forms(shop))} reload to the verified model · {size / 2**20:,.0f} MiB · {out}")
 
 
 def _write_out(shop: Workshop) -> None:

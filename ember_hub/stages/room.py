@@ -48,5 +48,5 @@ def _require_memory(shop: Workshop) -> None:
     attacks = [attack_bytes(size // kind.itemsize, kind.itemsize, PROTOCOLS[level]) for level in settings.verify.levels]
     needed, free = size + max(attacks, default=0) + BESIDES, available_memory(device)
     if needed > free:
-        raise NotEnoughMemory(f"the base and its copy under attack take {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free",
+        raise NotEnoughMemory(f"base and copy under attack take {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free",
                               hint='attack less hard with --set \'verify.levels=["paper"]\' (or []), or take a larger machine')

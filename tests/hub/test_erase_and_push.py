@@ -17,9 +17,10 @@ LOAD = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 outs = []
+text = "People of Ashford still honour Velmora for the lantern."
 for repo in sys.argv[1:]:
     model = AutoModelForCausalLM.from_pretrained(repo).eval()
-    ids = AutoTokenizer.from_pretrained(repo)("People of Ashford still honour Velmora for the lantern.", return_tensors="pt").input_ids
+    ids = AutoTokenizer.from_pretrained(repo)(text, return_tensors="pt").input_ids
     with torch.inference_mode():
         outs.append(model(ids).logits)
 print(json.dumps([torch.equal(outs[0], other) for other in outs[1:]]))
