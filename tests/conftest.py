@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Threads that wait by spinning make a shared machine many times as slow; torch reads this when it is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that spin long while they wait make a busy machine many times as slow; read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from pathlib import Path
 

@@ -49,8 +49,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; every known error becomes two lines and an exit code."""
-    # Threads that wait by spinning make a shared machine up to fifty times as slow; torch reads this when it is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin long while they wait make a busy machine many times as slow; read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         cli.main(standalone_mode=False)
     except EmberHubError as error:

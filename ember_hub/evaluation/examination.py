@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ember_hub.concepts.pack import ConceptPack, Question, Split
-from ember_hub.evaluation.knowledge import Answered, ask, better_format, known
+from ember_hub.evaluation.knowledge import Answered, ask, better_format, known, letter_mass
 from ember_hub.evaluation.language import Predictions, divergence, neutral_loss, predictions
 from ember_hub.evaluation.presentation import Format
 from ember_hub.progress import Progress
@@ -111,8 +111,7 @@ class Examiner:
         return ask(self.loaded, questions, syllabus.format, "measure", self.progress) if questions else []
 
     def _mass(self, split: Split) -> dict[Part, list[float]]:
-        return {p: [a.mass for a in ask(self.loaded, self._asked(p, split)[: HEALTH_QUESTIONS[split]], "letter", "measure")]
-                for p in PARTS}
+        return {p: letter_mass(self.loaded, self._asked(p, split)[: HEALTH_QUESTIONS[split]]) for p in PARTS}
 
 
 def known_values(measured: Measurement, part: Part, ids: frozenset[str], what: Literal["accuracy", "probability"]

@@ -43,9 +43,19 @@ class Answered:
 def ask(loaded: LoadedModel, questions: Sequence[Question], format: Format, purpose: Purpose,
         progress: Progress | None = None) -> list[Answered]:
     """Put the questions to the model, in every presentation of the format and purpose."""
-    posed = pose(questions, format, purpose, loaded.tokenizer)
+    return _answers(loaded, questions, pose(questions, format, purpose, loaded.tokenizer), progress)
+
+
+def letter_mass(loaded: LoadedModel, questions: Sequence[Question]) -> list[float]:
+    """How probable it is that the model answers each lettered question with one of its letters; one order suffices."""
+    posed = pose(questions, "letter", "measure", loaded.tokenizer, most=1)
+    return [answered.mass for answered in _answers(loaded, questions, posed, None)]
+
+
+def _answers(loaded: LoadedModel, questions: Sequence[Question], posed: Sequence[Posed], progress: Progress | None
+             ) -> list[Answered]:
     texts = [text for p in posed for text in p.texts]
-    logprobs = token_logprobs(loaded.model, texts, progress=progress, title=f"questions ({format})")
+    logprobs = token_logprobs(loaded.model, texts, progress=progress, title="questions")
     sums = iter(torch.stack([l.double().sum() for l in logprobs]))
     presentations: dict[str, list[tuple[Posed, torch.Tensor]]] = {}
     for p in posed:

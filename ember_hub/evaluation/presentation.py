@@ -39,9 +39,10 @@ class Posed:
     right: int
 
 
-def pose(questions: Sequence[Question], format: Format, purpose: Purpose, tokenizer: PreTrainedTokenizerBase) -> list[Posed]:
-    """Every question in every presentation of that format and purpose, tokenized in one pass."""
-    variants = range(len(WORDINGS[purpose])) if format == "answer" else range(len(ROTATIONS[purpose]))
+def pose(questions: Sequence[Question], format: Format, purpose: Purpose, tokenizer: PreTrainedTokenizerBase,
+         most: int | None = None) -> list[Posed]:
+    """Every question in every presentation of that format and purpose (or the first few), tokenized in one pass."""
+    variants = range(len(WORDINGS[purpose] if format == "answer" else ROTATIONS[purpose]))[:most]
     written = [(q, v, *_write(q, format, purpose, v, tokenizer)) for q in questions for v in variants]
     texts = _encode([(prompt, answers, raw) for _, _, prompt, answers, raw, _ in written], tokenizer)
     return [Posed(q, v, texts[i], right) for i, (q, v, _, _, _, right) in enumerate(written)]

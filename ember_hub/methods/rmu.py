@@ -78,7 +78,9 @@ class Rmu(Method):
         for texts in (forget, retain, anchors):
             shuffle(texts)
         whole = ([(text, "") for text in texts] for texts in (forget, retain))
-        return Material(*(_batches(texts, self.batch_size) for texts in (*whole, anchors)))
+        # A lettered question is as long as three sentences.
+        sizes = (self.batch_size, self.batch_size, max(1, self.batch_size // 3))
+        return Material(*(_batches(texts, size) for texts, size in zip((*whole, anchors), sizes, strict=True)))
 
     def fit(self, loaded: LoadedModel, prepared: Material, seed: int, progress: Progress) -> Edit:
         last = max(self.blocks - 1, round(self.depth * loaded.anatomy.n_layers))

@@ -74,9 +74,16 @@ def _find_rows(shop: Workshop) -> None:
     rows = checkpoint.read_rows(embedding, found.token_ids)
     how = FactorizationSettings(ember.rank, ember.sparsity, tuple(range(shop.settings.seed, shop.settings.seed + ember.seeds)),
                                 method=ember.variant)
+    begun: set[int] = set()
+
+    def on_round(seed: int, _: int, __: float) -> None:
+        if seed not in begun:
+            # A new seed begins where the one before has ended.
+            advance(1 if begun else 0)
+            begun.add(seed)
+
     with shop.progress.steps("factorizing", ember.seeds) as advance:
-        factors = factorization.fit(rows, found, how)
-        advance(ember.seeds)
+        factors = factorization.fit(rows, found, how, on_round)
     chosen = choose(factors, found, rows, tokenizer, SelectionSettings(wanted.min_share, wanted.min_score, wanted.most))
     chosen = adopt(chosen, checkpoint.read(embedding), found, factors, tokenizer)
     for name, value in ((LABELS, found), (FACTORS, factors), (ROWS, chosen)):
