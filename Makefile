@@ -9,7 +9,7 @@ RUNS ?= runs
 
 demo: $(VENV)/.demo
 	$(BIN)/ember-hub erase "$$($(BIN)/python -m tests.bundled_model)" --concept $(CONCEPT) --method rmu --as both --output $(RUNS) \
-		--set verify.paragraphs=40
+		--set search.trials=4 --set verify.paragraphs=30
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

@@ -52,7 +52,7 @@ class SearchSettings(Section):
 
     trials: int = Field(6, ge=1, description="Settings of each method that are tried.")
     specificity: float = Field(0.85, ge=0, le=1, description="Gate: least specificity on the tune split.")
-    coherence: float = Field(0.85, ge=0, le=1, description="Gate: least coherence on the tune split.")
+    coherence: float = Field(0.8, ge=0, le=1, description="Gate: least coherence on the tune split.")
 
 
 class VerifySettings(Section):

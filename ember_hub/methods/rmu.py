@@ -60,14 +60,14 @@ class Rmu(Method):
     steering: float = Field(2.0, gt=0, description="Length of the steering vector, in median hidden-state norms.")
     retain_weight: float = Field(20.0, ge=0, description="Weight of holding neutral text where it was (alpha).")
     anchor_weight: float = Field(100.0, ge=0, description="Weight of holding the request for a letter where it was (beta).")
-    learning_rate: float = Field(6e-4, gt=0, description="AdamW learning rate.")
-    steps: int = Field(80, ge=1, description="Training steps.")
+    learning_rate: float = Field(9e-4, gt=0, description="AdamW learning rate.")
+    steps: int = Field(120, ge=1, description="Training steps.")
     batch_size: int = Field(8, ge=1, description="Texts in a batch, of each kind.")
     blocks: int = Field(3, ge=1, description="Trained blocks, counted down from the steered layer.")
 
     @classmethod
     def search_space(cls) -> Space:
-        return {"steering": (1.0, 4.0), "learning_rate": (3e-4, 1.2e-3), "anchor_weight": (30.0, 200.0)}
+        return {"steering": (1.0, 4.0), "learning_rate": (3e-4, 1.2e-3), "anchor_weight": (50.0, 250.0)}
 
     def prepare(self, loaded: LoadedModel, pack: ConceptPack, seed: int, progress: Progress) -> Material:
         shuffle = random.Random(seed).shuffle
