@@ -7,7 +7,6 @@
     │   ├── ModelNotFound     no such repository, folder or file
     │   ├── GatedModel        the repository needs an accepted licence or a token
     │   ├── UnsupportedModel  it is there, but not a causal decoder we can edit
-    │   ├── WrongBase         not the checkpoint that an edit or patch was made for
     │   └── CorruptCheckpoint truncated, inconsistent, or holding values that are not numbers
     ├── ConceptError          the concept pack
     │   ├── PackNotFound
@@ -19,8 +18,7 @@
     │   ├── EmptyEdit
     │   └── ShapeMismatch
     ├── EvaluationError
-    │   ├── BaselineAtChance  the base does not know the concept: nothing can be shown
-    │   └── JudgeUnavailable
+    │   └── BaselineAtChance  the base does not know the concept: nothing can be shown
     ├── RunError              the run folder
     │   ├── RunBusy           another process works on the same folder
     │   ├── RunNotFound       no finished run in the folder
@@ -73,10 +71,6 @@ class UnsupportedModel(SourceError):
     pass
 
 
-class WrongBase(SourceError):
-    pass
-
-
 class CorruptCheckpoint(SourceError):
     pass
 
@@ -122,10 +116,6 @@ class EvaluationError(EmberHubError):
 
 
 class BaselineAtChance(EvaluationError):
-    pass
-
-
-class JudgeUnavailable(EvaluationError):
     pass
 
 

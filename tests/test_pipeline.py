@@ -51,6 +51,14 @@ def test_every_score_has_a_count_and_an_interval_around_it(finished: tuple[Path,
         assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9, row
 
 
+def test_every_answer_behind_an_accuracy_can_be_read(finished: tuple[Path, dict, Path]) -> None:
+    folder, report, _ = finished
+    rows = [json.loads(line) for line in (folder / "samples/after.jsonl").read_text().splitlines()]
+    known = [row for row in rows if row["part"] == "concept" and row["known"]]
+    assert sum(row["accuracy"] for row in known) / len(known) == score(report, "concept_known", "edited")["value"]
+    assert all(row["accuracy"] == sum(c == row["answer"] for c in row["chosen"]) / len(row["chosen"]) for row in rows)
+
+
 def test_relearning_is_measured_with_its_controls(finished: tuple[Path, dict, Path]) -> None:
     folder, report, _ = finished
     stages = {s["stage"] for s in report["scores"]}
@@ -119,8 +127,10 @@ def test_a_gate_that_fails_says_so_first_and_exits_with_three(finished: tuple[Pa
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])
 def test_killed_in_the_middle_the_same_command_goes_on(toy: Toy, tmp_path: Path, kill: signal.Signals) -> None:
     words = [*toy.erase(tmp_path), "--method", "none", "--set", 'verify.levels=["paper"]']
+    # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
     child = subprocess.Popen([sys.executable, "-m", "ember_hub.cli", *words], stderr=subprocess.PIPE, text=True,
-                             env=os.environ | {"PYTHONUNBUFFERED": "1"})
+                             env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert child.stderr is not None
     for line in child.stderr:
         if line.startswith("features"):

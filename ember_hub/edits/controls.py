@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -24,11 +23,6 @@ def random_rows(edit: Edit, embeddings: Mapping[str, Float[Tensor, "vocab d_mode
         direction = torch.randn(rows.shape, generator=generator, dtype=torch.float64)
         changes[name] = ReplacedRows(change.token_ids, (rows + length * direction / direction.norm(dim=1, keepdim=True)).float())
     return Edit(changes, {"control": "random directions", "seed": seed})
-
-
-def embedding_part(edit: Edit) -> Edit:
-    """The rows of the edit alone, without what methods trained."""
-    return replace(edit, changes={n: c for n, c in edit.changes.items() if not isinstance(c, Replaced)})
 
 
 def moved_share(change: LowRankRows | ReplacedRows, rows: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:

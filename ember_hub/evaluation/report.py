@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ember_hub.errors import BaselineAtChance
 from ember_hub.evaluation.examination import PARTS, Measurement, Part, Syllabus, known_values
 from ember_hub.evaluation.score import Score, bootstrap, mean, proportion
 from ember_hub.evaluation.verdict import Verdict, coherence, harmonic_mean, is_above_chance, kept
@@ -166,7 +167,7 @@ def warnings(evidence: Evidence) -> list[str]:
     base, edited = evidence.arms[BASE], evidence.arms[EDITED]
     for part in PARTS:
         if _share(evidence, part, base) is None:
-            found.append(f"BaselineAtChance: the base is not clearly above chance on {part.replace('_', '-')} questions "
+            found.append(f"{BaselineAtChance.__name__}: the base is not clearly above chance on {part.replace('_', '-')} questions "
                          f"(known: {len(evidence.known(part))}); nothing is claimed about them")
     was, now = (float(np.mean(m.mass["concept"])) for m in (base, edited))
     if was > 0 and now / was < HEALTHY_MASS:

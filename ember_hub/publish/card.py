@@ -18,6 +18,7 @@ from typing import Any
 
 from ember_hub.errors import PublishError
 from ember_hub.publish.push import Form, default_repo
+from ember_hub.publish.view import of_form
 from ember_hub.source.ref import is_repo_id
 
 FIGURE = "ember/relearning.png"
@@ -63,6 +64,7 @@ def render(report: Mapping[str, Any], form: Form, *, base_card: str | None = Non
     """
     from jinja2 import Environment, StrictUndefined
 
+    report = of_form(report, form)
     repo = target_repo or default_repo("your-name", report["model"]["name"], report["concept"]["name"], form)
     environment = Environment(finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                               keep_trailing_newline=True)

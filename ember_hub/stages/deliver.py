@@ -9,7 +9,7 @@ from typing import Any
 
 from ember_hub.errors import ConfigError, GateFailed, HashMismatch
 from ember_hub.evaluation.figures import relearning_figure
-from ember_hub.evaluation.report import EDITED
+from ember_hub.evaluation.report import BASE, EDITED
 from ember_hub.progress import Progress
 from ember_hub.publish import card
 from ember_hub.publish.export import export_model
@@ -17,7 +17,7 @@ from ember_hub.publish.patch import make_patch
 from ember_hub.publish.push import Form, Pushed, Target, preflight, push
 from ember_hub.publish.reload import ReloadProof, reload_check, write_expected
 from ember_hub.run import Run, file_sha256, read_report
-from ember_hub.stages.document import REPORT, compose
+from ember_hub.stages.document import REPORT, compose, samples
 from ember_hub.stages.workshop import Workshop
 
 FIGURE = "reports/figures/relearning.png"
@@ -84,6 +84,8 @@ def write_report(shop: Workshop) -> dict[str, Any]:
     shop.run.write_json(REPORT, report)
     if report["curves"]:
         relearning_figure(report, shop.run.path(FIGURE))
+    for moment, arm in (("before", BASE), ("after", EDITED)):
+        shop.run.write_jsonl(f"samples/{moment}.jsonl", samples(shop, arm))
     for form in forms(shop):
         _write_card(shop.run, report, form)
     shop.say("report", f"{len(report['scores'])} scores · {shop.run.folder / REPORT}")
@@ -110,7 +112,8 @@ def base_card(folder: Path) -> str | None:
 
 def push_out(shop: Workshop, targets: Mapping[Form, Target]) -> list[Pushed]:
     """Push what this run wrote to the targets that were checked before it began."""
-    return list(_push(shop.run, targets, shop.progress))
+    written = {form: target for form, target in targets.items() if form in forms(shop)}
+    return list(_push(shop.run, written, shop.progress))
 
 
 def push_run(folder: Path, repo: str | None, form: str, *, private: bool, anyway: bool, progress: Progress) -> list[Pushed]:

@@ -14,7 +14,7 @@ from ember_hub.evaluation.examination import PARTS
 from ember_hub.settings import Settings
 from ember_hub.stages.embed import SELECTION, TUNING, read_ember
 from ember_hub.stages.verify import evidence
-from ember_hub.stages.workshop import Workshop
+from ember_hub.stages.workshop import EMBER_ONLY, Workshop
 
 REPORT = "reports/report.json"
 SCHEMA = 1
@@ -31,6 +31,7 @@ def compose(shop: Workshop, files: dict[str, Any]) -> dict[str, Any]:
         "format": found.syllabus.format, "known": {part: _known(shop, part) for part in PARTS},
         "scores": [score.to_json() for score in reports.scores(found)],
         **{key: _rounded(value) for key, value in verdict.to_json().items()},
+        "ember_alone": _ember_alone(found),
         "recovered": _rounded(recovered[0]) if recovered else None,
         "recovered_interval": [_rounded(v) for v in recovered[1]] if recovered else None,
         "regained": reports.regained(found), "curves": reports.curves(found),
@@ -40,6 +41,16 @@ def compose(shop: Workshop, files: dict[str, Any]) -> dict[str, Any]:
         "out": files,
     }
     return report | {"gates": reports.gate_rows(shop.settings.gates, report)}
+
+
+def samples(shop: Workshop, arm: str) -> list[dict[str, Any]]:
+    """How one model state answered each test question: the evidence behind its accuracies."""
+    measured = evidence(shop).arms[arm]
+    asked = {q.id: q for part in ("questions", "near_domain", "general") for q in shop.pack.asked(part, "test")}
+    return [{"id": a.id, "part": part, "known": a.id in shop.syllabus.known["test"][part], "question": asked[a.id].question,
+             "answer": asked[a.id].answer, "chosen": [asked[a.id].options[i] for i in a.choices],
+             "accuracy": a.accuracy, "probability": round(a.probability, 4)}
+            for part in PARTS for a in measured.answers[part]]
 
 
 def command(shop: Workshop) -> str:
@@ -57,6 +68,13 @@ def command(shop: Workshop) -> str:
     words += [w for name, fixed in settings.method_settings.items() for key, value in fixed.items()
               for w in ("--set", f"{name}.{key}={json.dumps(value)}")]
     return shlex.join(words)
+
+
+def _ember_alone(found: reports.Evidence) -> dict[str, float | None] | None:
+    """Verdict of the embedding edit without the other methods: what a patch can claim."""
+    if EMBER_ONLY not in found.arms:
+        return None
+    return {key: _rounded(value) for key, value in reports.verdict(found, EMBER_ONLY).to_json().items()}
 
 
 def _model(shop: Workshop) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 
 from ember_hub.edits import store
 from ember_hub.edits.apply import applied, write
-from ember_hub.edits.controls import embedding_part, moved_share, random_rows
+from ember_hub.edits.controls import moved_share, random_rows
 from ember_hub.edits.edit import Edit, LowRankRows, Replaced, ReplacedRows
 from ember_hub.errors import EditError, EmptyEdit, ShapeMismatch
 from ember_hub.source.load import LoadedModel, load
@@ -81,7 +81,6 @@ def test_edits_chain_and_the_later_one_wins() -> None:
     both = first.then(second)
     assert both.changes["a"].values == 1
     assert both.rows() == 3
-    assert set(embedding_part(both).changes) == {EMBEDDING}
     assert both.scaled(7.0).changes[EMBEDDING].strength == 7.0
 
 

@@ -166,7 +166,8 @@ def test_a_card_is_valid_and_its_metadata_survives_the_hubs_own_reader(report, f
     assert ("ember" in data["tags"]) == (report["ember"] is not None)
     values = {result.metric_name: result.metric_value for result in ModelCard(card).data.eval_results
               if result.dataset_config == "concept"}
-    assert values["Accuracy, known questions, after"] == 0.3095
+    carries_less = form == "patch" and report["ember"] is not None
+    assert values["Accuracy, known questions, after"] == (0.5238 if carries_less else 0.3095)
 
 
 @pytest.mark.parametrize("form", ["model", "patch"])
@@ -217,7 +218,7 @@ def test_a_patch_says_what_is_not_in_it():
 
     card = render(patch_only, "patch")
     assert "**RMU (representation misdirection) is not in it.**" in card
-    assert "the control “EMBER alone” shows what it does" in card
+    assert "those of the embedding edit alone" in card
     assert "A patch can be switched off" in card
     assert 'from_pretrained("your-name/SmolLM2-135M-Instruct-ember-covid-19-pandemic-patch")' in card
     assert "is not in it" not in render(example_report(with_ember=False), "patch")
@@ -281,3 +282,16 @@ def test_a_card_that_must_not_be_published_is_refused(broken, message):
     with pytest.raises(PublishError, match=re.escape(message)) as caught:
         validate(broken.replace("{}", good))
     assert "ember-hub card RUN" in caught.value.hint
+
+
+def test_a_patch_that_carries_one_step_claims_what_that_step_alone_was_measured_to_do() -> None:
+    report = example_report() | {"ember_alone": {"efficacy": 0.11, "specificity": 0.97, "coherence": 0.99, "harmonic": 0.3}}
+    alone = next(s for s in report["scores"] if (s["name"], s["stage"]) == ("concept_known", "control:ember-only"))
+    card, whole = render(report, "patch"), render(report, "model")
+    row = next(line for line in card.splitlines() if line.startswith("| Concept, known |"))
+    assert f"{alone['value']:.2f}" in row
+    assert "**0.11**" in card
+    assert f"**{report['efficacy']:.2f}**" in whole
+    assert f"**{report['efficacy']:.2f}**" not in card
+    assert "relearning" not in row
+    assert "no attack was run" in card
