@@ -106,11 +106,16 @@ def verdict(evidence: Evidence, arm: str = EDITED) -> Verdict:
 
 
 def _share(evidence: Evidence, part: Part, measured: Measurement) -> float | None:
-    """What is kept of the base's accuracy above chance; None where the base is not clearly above chance."""
+    """What is kept of the base's accuracy above chance on what it knows; None where it shows no knowledge.
+
+    A model without any still prefers some options in every wording, and so seems to know a few: what it knows counts only if
+    its accuracy on all questions is clearly above chance.
+    """
     ids, base = evidence.known(part), evidence.arms[BASE]
     then, now = (known_values(m, part, ids, "accuracy") for m in (base, measured))
+    everything = [a.accuracy for a in base.answers[part]]
     chance = _chance(evidence, part)
-    if not then or not is_above_chance(float(np.mean(then)), len(then), chance):
+    if not then or not is_above_chance(float(np.mean(everything)), len(everything), chance):
         return None
     return kept(float(np.mean(now)), float(np.mean(then)), chance)
 
@@ -167,8 +172,10 @@ def warnings(evidence: Evidence) -> list[str]:
     base, edited = evidence.arms[BASE], evidence.arms[EDITED]
     for part in PARTS:
         if _share(evidence, part, base) is None:
-            found.append(f"{BaselineAtChance.__name__}: the base is not clearly above chance on {part.replace('_', '-')} questions "
-                         f"(known: {len(evidence.known(part))}); nothing is claimed about them")
+            accuracy = float(np.mean([a.accuracy for a in base.answers[part]]))
+            name, count = part.replace("_", "-"), len(base.answers[part])
+            found.append(f"{BaselineAtChance.__name__}: on all {count} {name} questions the base in {accuracy:.2f}, "
+                         f"not clearly above chance ({_chance(evidence, part):.2f}); those it seems to know ({len(evidence.known(part))}) may be luck, and nothing is claimed about them")
     was, now = (float(np.mean(m.mass["concept"])) for m in (base, edited))
     if was > 0 and now / was < HEALTHY_MASS:
         found.append(f"on concept questions the edited model puts {now:.2f} of its probability on the offered letters "
