@@ -174,8 +174,10 @@ def warnings(evidence: Evidence) -> list[str]:
         if _share(evidence, part, base) is None:
             accuracy = float(np.mean([a.accuracy for a in base.answers[part]]))
             name, count = part.replace("_", "-"), len(base.answers[part])
-            found.append(f"{BaselineAtChance.__name__}: on all {count} {name} questions the base in {accuracy:.2f}, "
-                         f"not clearly above chance ({_chance(evidence, part):.2f}); those it seems to know ({len(evidence.known(part))}) may be luck, and nothing is claimed about them")
+            found.append(
+                f"{BaselineAtChance.__name__}: on all {count} {name} questions the base is right in {accuracy:.2f}, not clearly "
+                f"above chance ({_chance(evidence, part):.2f}); those it seems to know ({len(evidence.known(part))}) may be luck, "
+                f"and nothing is claimed about them")
     was, now = (float(np.mean(m.mass["concept"])) for m in (base, edited))
     if was > 0 and now / was < HEALTHY_MASS:
         found.append(f"on concept questions the edited model puts {now:.2f} of its probability on the offered letters "
