@@ -55,7 +55,7 @@ def letter_mass(loaded: LoadedModel, questions: Sequence[Question]) -> list[floa
 def _answers(loaded: LoadedModel, questions: Sequence[Question], posed: Sequence[Posed], progress: Progress | None
              ) -> list[Answered]:
     texts = [text for p in posed for text in p.texts]
-    logprobs = token_logprobs(loaded.model, texts, progress=progress, title="questions")
+    logprobs = token_logprobs(loaded, texts, progress=progress, title="questions")
     sums = iter(torch.stack([l.double().sum() for l in logprobs]))
     presentations: dict[str, list[tuple[Posed, torch.Tensor]]] = {}
     for p in posed:

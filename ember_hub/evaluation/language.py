@@ -36,7 +36,7 @@ def neutral_loss(loaded: LoadedModel, sentences: Sequence[str], progress: Progre
     """Mean next-token loss of each sentence, in nats per token; the first token is given."""
     encoded = loaded.tokenizer(list(sentences)).input_ids
     texts = [Text(tuple(ids), 1) for ids in encoded if len(ids) > 1]
-    return [-float(logprobs.double().mean()) for logprobs in token_logprobs(loaded.model, texts, progress=progress,
+    return [-float(logprobs.double().mean()) for logprobs in token_logprobs(loaded, texts, progress=progress,
                                                                             title="neutral text")]
 
 

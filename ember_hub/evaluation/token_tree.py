@@ -3,12 +3,16 @@
 Texts are merged into a tree of tokens: a node is one token after one particular prefix, and attends to its ancestors
 only. Its position is its depth. So the options of a question share the question, and questions share their preamble;
 nothing is padded. A text's log-likelihood is the sum over its path.
+
+Some models (state spaces, convolutions, ALiBi) do not follow such a mask. `tried` finds out, and they get one row for each text:
+slower, same numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +22,14 @@ from torch.nn.functional import log_softmax
 
 from ember_hub.progress import Progress, Quiet
 
+if TYPE_CHECKING:
+    from ember_hub.source.load import LoadedModel
+
 TOKENS_PER_PASS = 768
 """Nodes in one forward pass: enough to keep the matrix units busy, little enough that T^2 attention stays cheap."""
 ROWS_PER_SOFTMAX = 64
+CLOSE = {torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
+"""How far a log-probability may lie from that of a plain pass, in nats, by the model's number type: rounding, no more."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +79,29 @@ class TokenTree:
         return sees
 
 
-@torch.inference_mode()
-def token_logprobs(model: torch.nn.Module, texts: Sequence[Text], *, progress: Progress | None = None,
-                   title: str = "scoring") -> list[Float[Tensor, " scored"]]:
-    """Log-probability of every scored token of every text, in nats, float32 on the CPU.
+def tried(loaded: LoadedModel) -> LoadedModel:
+    """The same model, with the knowledge whether trees are read as they are meant: a few texts are scored both ways."""
+    ids = [i for i in range(len(loaded.tokenizer)) if i not in set(loaded.tokenizer.all_special_ids)]
+    stem, other = tuple(ids[40:52]), tuple(ids[60:66])
+    texts = [Text(stem + other, 4), Text(stem + other[::-1], 4), Text(stem[:3] + other, 2)]
+    rows = token_logprobs(replace(loaded, reads_trees=False), texts)
+    try:
+        trees = token_logprobs(replace(loaded, reads_trees=True), texts)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return replace(loaded, reads_trees=False)
+    apart = max(float((a - b).abs().max()) for a, b in zip(rows, trees, strict=True))
+    return replace(loaded, reads_trees=apart <= CLOSE[loaded.dtype])
 
-    The model is one that takes a four-dimensional attention mask, as every causal decoder of transformers does.
-    """
+
+@torch.inference_mode()
+def token_logprobs(loaded: LoadedModel, texts: Sequence[Text], *, progress: Progress | None = None,
+                   title: str = "scoring") -> list[Float[Tensor, " scored"]]:
+    """Log-probability of every scored token of every text, in nats, float32 on the CPU."""
+    score = _score if loaded.reads_trees else _score_rows
     results: list[Tensor | None] = [None] * len(texts)
     with (progress or Quiet()).steps(title, len(texts)) as advance:
         for batch in _batches(texts):
-            for index, logprobs in zip(batch, _score(model, [texts[i] for i in batch]), strict=True):
+            for index, logprobs in zip(batch, score(loaded.model, [texts[i] for i in batch]), strict=True):
                 results[index] = logprobs
             advance(len(batch))
     return [r for r in results if r is not None]
@@ -123,6 +144,16 @@ def _score(model: torch.nn.Module, texts: Sequence[Text]) -> list[Tensor]:
               for i in range(text.start, len(path))]
     picked = _pick(logits, wanted)
     return list(picked.split([len(text.ids) - text.start for text in texts]))
+
+
+def _score_rows(model: torch.nn.Module, texts: Sequence[Text]) -> list[Tensor]:
+    """One row for each text, padded on the right, where a causal model cannot see it."""
+    width, device = max(len(text.ids) for text in texts), model.get_input_embeddings().weight.device
+    ids = torch.tensor([[*text.ids, *[0] * (width - len(text.ids))] for text in texts], device=device)
+    mask = torch.tensor([[1] * len(text.ids) + [0] * (width - len(text.ids)) for text in texts], device=device)
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return [_pick(row[text.start - 1:len(text.ids) - 1], list(enumerate(text.ids[text.start:])))
+            for row, text in zip(logits, texts, strict=True)]
 
 
 def _logits(model: torch.nn.Module, tree: TokenTree, asked: Sequence[int]) -> Float[Tensor, "asked vocab"]:

@@ -34,6 +34,8 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
     """Where token ids go, that is, where the embedding is."""
+    reads_trees: bool = True
+    """Whether it takes an attention mask with a row for each token; see `evaluation.token_tree.tried`."""
 
 
 def load(folder: Path, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False,

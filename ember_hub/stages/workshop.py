@@ -17,6 +17,7 @@ from ember_hub.edits.edit import Edit
 from ember_hub.evaluation.examination import Examiner, Measurement, Syllabus
 from ember_hub.evaluation.language import Predictions
 from ember_hub.evaluation.report import BASE, EDITED
+from ember_hub.evaluation.token_tree import tried
 from ember_hub.methods.base import Method
 from ember_hub.progress import Progress
 from ember_hub.publish.export import as_stored
@@ -51,8 +52,8 @@ class Workshop:
         from ember_hub.source.load import load
 
         s = self.settings
-        return load(self.base.folder, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code,
-                    progress=self.progress)
+        return tried(load(self.base.folder, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code,
+                          progress=self.progress))
 
     @cached_property
     def syllabus(self) -> Syllabus:

@@ -39,9 +39,9 @@ def measure(quick: bool, model: str | None = None) -> dict[str, dict[str, float 
 def _measure(loaded: LoadedModel, questions: Sequence[Question]) -> dict[str, float | int]:
     posed = [p for p in pose(questions, "answer", "measure", loaded.tokenizer) if p.presentation == 0]
     texts = [text for p in posed for text in p.texts]
-    token_logprobs(loaded.model, texts[:4])
+    token_logprobs(loaded, texts[:4])
     start = time.perf_counter()
-    batched = [float(l.sum()) for l in token_logprobs(loaded.model, texts)]
+    batched = [float(l.sum()) for l in token_logprobs(loaded, texts)]
     middle = time.perf_counter()
     single = [_one(loaded, text) for text in texts]
     end = time.perf_counter()
