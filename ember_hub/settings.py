@@ -43,7 +43,7 @@ class FeatureSettings(Section):
 
     min_purity: float = Field(0.5, gt=0, lt=1, description="Least purity of a token that is exclusive to the concept.")
     min_share: float = Field(0.22, gt=0, le=1, description="Least share of a feature's activation on exclusive tokens.")
-    min_score: float = Field(9.0, description="Least score of an edited token (nats): counts, neighbours and spread.")
+    min_score: float = Field(11.5, description="Least score of an edited token (nats): counts, neighbours and spread.")
     most: int = Field(20, ge=1, description="How many tokens are edited at most, other spellings of them not counted.")
 
 

@@ -39,13 +39,13 @@ class SelectionSettings:
     """
 
     min_share: float = 0.22
-    min_score: float = 9.0
+    min_score: float = 11.5
     most: int = 20
     consensus_weight: float = 2.0
     kinship_weight: float = 10.0
     spread_weight: float = 1.5
     common_weight: float = 2.0
-    min_purity: float = 0.1
+    min_purity: float = 0.35
     min_kinship: float = 0.115
     min_spread: float = 0.01
 
