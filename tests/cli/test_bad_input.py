@@ -15,7 +15,7 @@ from ember_hub.run import Run
 from tests.toy_run import Toy, ember_hub
 
 
-def refused(*words: str, code: int, says: str, hint: str = "") -> None:
+def assert_refused(*words: str, code: int, says: str, hint: str = "") -> None:
     done = ember_hub(*words)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == code, done.stderr
@@ -60,38 +60,38 @@ def poison(folder: Path) -> None:
                                               (lose_a_shard, "model-00002-of-00002"), (poison, "embed_tokens")])
 def test_a_damaged_checkpoint_is_refused(broken: Path, toy: Toy, tmp_path: Path, damage: Callable[[Path], None], says: str) -> None:
     damage(broken)
-    refused("erase", str(broken), "--concept", str(toy.pack), "--output", str(tmp_path / "runs"), code=1, says=says)
+    assert_refused("erase", str(broken), "--concept", str(toy.pack), "--output", str(tmp_path / "runs"), code=1, says=says)
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
 
 
 def test_an_unknown_concept_offers_the_nearest_names(toy: Toy) -> None:
-    refused("erase", str(toy.model), "--concept", "hary poter", code=2, says="hary poter", hint="harry-potter")
+    assert_refused("erase", str(toy.model), "--concept", "hary poter", code=2, says="hary poter", hint="harry-potter")
 
 
 @pytest.mark.parametrize("model", ["./no/such/folder", "missing.gguf"])
 def test_a_path_that_is_no_model_is_refused(model: str) -> None:
-    refused("erase", model, "--concept", "covid", code=1, says=Path(model).name)
+    assert_refused("erase", model, "--concept", "covid", code=1, says=Path(model).name)
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    refused("erase", str(tmp_path), "--concept", "covid", code=1, says=str(tmp_path))
+    assert_refused("erase", str(tmp_path), "--concept", "covid", code=1, says=str(tmp_path))
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + b"\0" * 100)
-    refused("erase", str(tmp_path / "model.gguf"), "--concept", "covid", code=1, says="model.gguf")
+    assert_refused("erase", str(tmp_path / "model.gguf"), "--concept", "covid", code=1, says="model.gguf")
 
 
 def test_a_pack_that_cannot_be_measured_with_is_refused(toy: Toy, tmp_path: Path) -> None:
     pack = Path(shutil.copytree(toy.pack, tmp_path / "pack"))
     lines = (pack / "questions.jsonl").read_text().splitlines()
     (pack / "questions.jsonl").write_text("\n".join([*lines, lines[1].replace('"test"', '"tune"').replace("c0b", "c9b")]) + "\n")
-    refused("erase", str(toy.model), "--concept", str(pack), code=1, says="also in the test split", hint="concepts check")
-    refused("concepts", "check", str(toy.pack / "nowhere"), code=2, says="nowhere", hint="concepts list")
+    assert_refused("erase", str(toy.model), "--concept", str(pack), code=1, says="also in the test split", hint="concepts check")
+    assert_refused("concepts", "check", str(toy.pack / "nowhere"), code=2, says="nowhere", hint="concepts list")
 
 
 def test_a_vocabulary_without_tokens_of_the_concept_is_refused(llama_folder: Path, tmp_path: Path) -> None:
-    refused("erase", str(llama_folder), "--concept", "harry-potter", "--output", str(tmp_path), code=1, says="concept")
+    assert_refused("erase", str(llama_folder), "--concept", "harry-potter", "--output", str(tmp_path), code=1, says="concept")
 
 
 @pytest.mark.parametrize(("words", "says", "hint"), [
@@ -106,12 +106,12 @@ def test_a_vocabulary_without_tokens_of_the_concept_is_refused(llama_folder: Pat
     (["--push"], "no name on the Hub", "--base-id"),
 ])
 def test_a_wrong_word_on_the_command_line_is_a_usage_error(toy: Toy, words: list[str], says: str, hint: str) -> None:
-    refused("erase", str(toy.model), "--concept", str(toy.pack), *words, code=2, says=says, hint=hint)
+    assert_refused("erase", str(toy.model), "--concept", str(toy.pack), *words, code=2, says=says, hint=hint)
 
 
 def test_an_output_that_cannot_be_written_is_refused(toy: Toy, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    refused(*toy.erase(tmp_path / "file" / "runs"), code=1, says="file", hint="--output")
+    assert_refused(*toy.erase(tmp_path / "file" / "runs"), code=1, says="file", hint="--output")
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_finished(toy: Toy, tmp_path: Path) -> None:
@@ -136,5 +136,5 @@ def test_two_runs_on_one_folder_are_told_apart(toy: Toy, tmp_path: Path) -> None
     (folder,) = (tmp_path / "toy-model--toy-inventors").iterdir()
     assert "Traceback" not in first.stderr
     with Run.open(folder, {}):
-        refused(*toy.erase(tmp_path), "--method", "none", "--set", "ember.strengths=[]", code=1, says="another process",
+        assert_refused(*toy.erase(tmp_path), "--method", "none", "--set", "ember.strengths=[]", code=1, says="another process",
                 hint="--output")
