@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -44,7 +44,6 @@ class Evidence:
     arms: Mapping[str, Measurement]
     """By arm: `base`, `edited`, and the controls."""
     relearned: Sequence[Relearned] = ()
-    warnings: list[str] = field(default_factory=list)
 
     def known(self, part: Part) -> frozenset[str]:
         return self.syllabus.known["test"][part]
@@ -168,7 +167,7 @@ def curves(evidence: Evidence) -> list[dict]:
 
 def warnings(evidence: Evidence) -> list[str]:
     """What a reader must know before believing the numbers."""
-    found = list(evidence.warnings)
+    found = []
     base, edited = evidence.arms[BASE], evidence.arms[EDITED]
     for part in PARTS:
         if _share(evidence, part, base) is None:

@@ -31,9 +31,6 @@ class Score:
     def to_json(self) -> dict:
         return asdict(self)
 
-    def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
     """95 % Wilson interval of a proportion; `successes` may be fractional (means over presentations).

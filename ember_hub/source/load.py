@@ -58,8 +58,8 @@ def load(folder: Path, device: str = "auto", dtype: str = "auto", trust_remote_c
         read_anatomy(plan)
         tokenizer = load_tokenizer(folder, trust_remote_code)
         kind = resolve_dtype(dtype, plan)
-        placement = _placement(device, model_bytes(plan, kind))
-        model = _load_weights(folder, kind, placement, trust_remote_code)
+        place = placement(device, model_bytes(plan, kind))
+        model = _load_weights(folder, kind, place, trust_remote_code)
     model.eval().requires_grad_(False)
     anatomy = read_anatomy(model)
     _require_numbers(model, folder)
@@ -186,7 +186,7 @@ def resolve_dtype(name: str, plan: PreTrainedModel) -> torch.dtype:
     return getattr(torch, name)
 
 
-def _placement(device: str, needed: int) -> str:
+def placement(device: str, needed: int) -> str:
     """The device map that fits: one device, or "auto" for all GPUs together."""
     import torch
 

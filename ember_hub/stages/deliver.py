@@ -18,6 +18,7 @@ from ember_hub.publish.push import Form, Pushed, Target, preflight, push
 from ember_hub.publish.reload import ReloadProof, reload_check, write_expected
 from ember_hub.run import Run, file_sha256, read_report
 from ember_hub.stages.document import REPORT, compose, samples
+from ember_hub.stages.verify import evidence
 from ember_hub.stages.workshop import Workshop
 
 FIGURE = "reports/figures/relearning.png"
@@ -77,7 +78,8 @@ def _measured(folder: Path, form: Form, found: ReloadProof) -> dict[str, Any]:
 
 def write_report(shop: Workshop) -> dict[str, Any]:
     """Report, figure, and the card of everything that was written, made anew from the run folder each time."""
-    report = compose(shop, shop.run.read_json(FILES))
+    found = evidence(shop)
+    report = compose(shop, found, shop.run.read_json(FILES))
     original = shop.base.folder / "README.md"
     if original.is_file():
         shop.run.write(BASE_CARD, original.read_text(encoding="utf-8", errors="replace"))
@@ -85,7 +87,7 @@ def write_report(shop: Workshop) -> dict[str, Any]:
     if report["curves"]:
         relearning_figure(report, shop.run.path(FIGURE))
     for moment, arm in (("before", BASE), ("after", EDITED)):
-        shop.run.write_jsonl(f"samples/{moment}.jsonl", samples(shop, arm))
+        shop.run.write_jsonl(f"samples/{moment}.jsonl", samples(shop, found.arms[arm]))
     for form in forms(shop):
         _write_card(shop.run, report, form)
     shop.say("report", f"{len(report['scores'])} scores · {shop.run.folder / REPORT}")

@@ -10,19 +10,17 @@ from typing import Any
 
 from ember_hub import __version__
 from ember_hub.evaluation import report as reports
-from ember_hub.evaluation.examination import PARTS
+from ember_hub.evaluation.examination import PARTS, Measurement
 from ember_hub.settings import Settings
 from ember_hub.stages.embed import SELECTION, TUNING, read_ember
-from ember_hub.stages.verify import evidence
 from ember_hub.stages.workshop import EMBER_ONLY, Workshop
 
 REPORT = "reports/report.json"
 SCHEMA = 1
 
 
-def compose(shop: Workshop, files: dict[str, Any]) -> dict[str, Any]:
+def compose(shop: Workshop, found: reports.Evidence, files: dict[str, Any]) -> dict[str, Any]:
     """The whole report; its schema is the contract that card, table and other programs read."""
-    found = evidence(shop)
     verdict = reports.verdict(found)
     recovered = reports.recovered(found)
     report: dict[str, Any] = {
@@ -43,9 +41,8 @@ def compose(shop: Workshop, files: dict[str, Any]) -> dict[str, Any]:
     return report | {"gates": reports.gate_rows(shop.settings.gates, report)}
 
 
-def samples(shop: Workshop, arm: str) -> list[dict[str, Any]]:
+def samples(shop: Workshop, measured: Measurement) -> list[dict[str, Any]]:
     """How one model state answered each test question: the evidence behind its accuracies."""
-    measured = evidence(shop).arms[arm]
     asked = {q.id: q for part in ("questions", "near_domain", "general") for q in shop.pack.asked(part, "test")}
     return [{"id": a.id, "part": part, "known": a.id in shop.syllabus.known["test"][part], "question": asked[a.id].question,
              "answer": asked[a.id].answer, "chosen": [asked[a.id].options[i] for i in a.choices],

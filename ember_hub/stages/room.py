@@ -8,7 +8,7 @@ from ember_hub.errors import DiskError, NotEnoughMemory
 from ember_hub.evaluation.attacks.relearning import PROTOCOLS, attack_bytes
 from ember_hub.source.anatomy import empty_model
 from ember_hub.source.checkpoint import Checkpoint
-from ember_hub.source.load import resolve_dtype
+from ember_hub.source.load import placement, resolve_dtype
 from ember_hub.source.memory import available_memory, model_bytes
 from ember_hub.stages.workshop import Workshop
 
@@ -44,9 +44,17 @@ def _require_memory(shop: Workshop) -> None:
     plan = empty_model(shop.base.folder, settings.trust_remote_code)
     kind = resolve_dtype(settings.dtype, plan)
     size = model_bytes(plan, kind)
-    device = "cuda" if settings.device.startswith("cuda") else "cpu"
     attacks = [attack_bytes(size // kind.itemsize, kind.itemsize, PROTOCOLS[level]) for level in settings.verify.levels]
-    needed, free = size + max(attacks, default=0) + BESIDES, available_memory(device)
+    needed, free = size + max(attacks, default=0) + BESIDES, _free(placement(settings.device, size))
     if needed > free:
         raise NotEnoughMemory(f"base and copy under attack take {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free",
                               hint='attack less hard with --set \'verify.levels=["paper"]\' (or []), or take a larger machine')
+
+
+def _free(place: str) -> int:
+    """Bytes free where the loader will put the model; "auto" is all GPUs together."""
+    import torch
+
+    if place == "auto":
+        return sum(available_memory(f"cuda:{i}") for i in range(torch.cuda.device_count()))
+    return available_memory(place)

@@ -104,6 +104,7 @@ def test_a_vocabulary_without_tokens_of_the_concept_is_refused(llama_folder: Pat
     (["--as", "everything"], "everything", "--help"),
     (["--config", "missing.toml"], "missing.toml", "--config"),
     (["--push"], "no name on the Hub", "--base-id"),
+    (["--device", "gpu7"], "gpu7", "cpu"),
 ])
 def test_a_wrong_word_on_the_command_line_is_a_usage_error(toy: Toy, words: list[str], says: str, hint: str) -> None:
     assert_refused("erase", str(toy.model), "--concept", str(toy.pack), *words, code=2, says=says, hint=hint)
