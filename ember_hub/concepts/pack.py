@@ -7,7 +7,10 @@
     relearning.txt       paragraphs an attacker would fine-tune on, one a line
 
 Two files are shared by all packs unless a pack brings its own: `neutral.txt` (sentences on other topics) and
-`general.jsonl` (general-knowledge questions).
+`general.jsonl` (general-knowledge questions). Two more a pack may have or not, with other ways of asking its questions, by id:
+
+    translations.jsonl   questions in other languages, each with its language
+    paraphrases.jsonl    questions in other words; options and answer stay
 """
 
 from __future__ import annotations
@@ -15,10 +18,10 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ember_hub.errors import PackInvalid, PackNotFound
 
@@ -64,6 +67,10 @@ class ConceptPack:
     general: tuple[Question, ...]
     sha256: str
     folder: Path
+    translations: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
+    """By language; ids and splits are those of `questions`."""
+    paraphrases: Mapping[str, str] = field(default_factory=dict)
+    """By question id."""
 
     def asked(self, part: Literal["questions", "near_domain", "general"], split: Split) -> tuple[Question, ...]:
         """The questions of one part and one split."""
@@ -94,14 +101,19 @@ def load(folder: Path) -> ConceptPack:
         "neutral": _own_or_shared(folder, "neutral.txt"),
         "general": _own_or_shared(folder, "general.jsonl"),
     }
+    optional = {name: path for name, ending in (("translations", "jsonl"), ("paraphrases", "jsonl"), ("senses", "txt"))
+                if (path := folder / f"{name}.{ending}").is_file()}
+    questions = _questions(files["questions"])
     return ConceptPack(
         name=about["name"], title=about["title"], description=about.get("description", ""),
         aliases=tuple(about.get("aliases", ())), keywords=tuple(about.get("keywords", ())),
         licence=about.get("licence", "unknown"), source=about.get("source", "unknown"),
-        sentences=_lines(files["sentences"]), questions=_questions(files["questions"]),
+        sentences=_lines(files["sentences"]), questions=questions,
         near_domain=_questions(files["near_domain"]), relearning=_lines(files["relearning"]),
         neutral=_lines(files["neutral"]), general=_questions(files["general"]),
-        sha256=_digest({"about": folder / "pack.toml", **files}), folder=folder,
+        sha256=_digest({"about": folder / "pack.toml", **files, **optional}), folder=folder,
+        translations=_translations(optional.get("translations"), questions),
+        paraphrases=_paraphrases(optional.get("paraphrases"), questions),
     )
 
 
@@ -156,6 +168,52 @@ def _question(path: Path, number: int, line: str) -> Question:
         raise PackInvalid(f"{path}:{number}: the answer {question.answer!r} is not among the options",
                           hint="make `answer` one of `options`, letter for letter")
     return question
+
+
+def _translations(path: Path | None, questions: Sequence[Question]) -> dict[str, tuple[Question, ...]]:
+    """Questions by language, each with the split of the question that it translates."""
+    found: dict[str, dict[str, Question]] = {}
+    for number, row, original in _about(path, questions):
+        try:
+            language = row["language"].strip()
+            question = Question(id=original.id, split=original.split, question=row["question"].strip(),
+                                options=tuple(row["options"]), answer=row["answer"], accept=tuple(row.get("accept", ())),
+                                level=original.level)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PackInvalid(f"{path}:{number}: not a translation ({error!r})",
+                              hint='write {"id", "language", "question", "options", "answer"} on one line') from error
+        if question.answer not in question.options:
+            raise PackInvalid(f"{path}:{number}: the answer {question.answer!r} is not among the options",
+                              hint="make `answer` one of `options`, letter for letter")
+        if found.setdefault(language, {}).setdefault(question.id, question) is not question:
+            raise PackInvalid(f"{path}:{number}: {question.id} in {language!r} a second time", hint="delete one of the lines")
+    return {language: tuple(translated.values()) for language, translated in found.items()}
+
+
+def _paraphrases(path: Path | None, questions: Sequence[Question]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for number, row, original in _about(path, questions):
+        if not isinstance(row.get("question"), str) or not row["question"].strip():
+            raise PackInvalid(f"{path}:{number}: no question", hint='write {"id", "question"} on one line')
+        if original.id in found:
+            raise PackInvalid(f"{path}:{number}: {original.id} a second time", hint="delete one of the lines")
+        found[original.id] = row["question"].strip()
+    return found
+
+
+def _about(path: Path | None, questions: Sequence[Question]) -> Iterator[tuple[int, dict[str, Any], Question]]:
+    """The rows of an optional file, each with its line number and the question that it is about."""
+    by_id = {q.id: q for q in questions}
+    for number, line in enumerate(_text(path).splitlines() if path else (), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            original = by_id[row["id"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PackInvalid(f"{path}:{number}: is about no question of the pack ({error!r})",
+                              hint="begin it with the id of a line of questions.jsonl") from error
+        yield number, row, original
 
 
 def _digest(files: Mapping[str, Path]) -> str:

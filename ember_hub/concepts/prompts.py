@@ -24,3 +24,8 @@ def letter_prompt(question: Question, shift: int = 0) -> tuple[str, tuple[str, .
     options = question.options[shift:] + question.options[:shift]
     listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
     return f"{question.question}\n{listed}{REQUEST}", options
+
+
+def statement(question: Question) -> str:
+    """A question with its right answer, as text."""
+    return f"Question: {question.question}\nAnswer: {question.answer}"

@@ -20,6 +20,11 @@ def built_in() -> Iterator[ConceptPack]:
         yield packs.load(about.parent)
 
 
+def never_known() -> ConceptPack:
+    """A concept that no model knows, invented for this package: what an attack teaches instead of bringing back."""
+    return packs.load(packs.SHARED / "never-known")
+
+
 def find(name: str) -> ConceptPack:
     """The pack meant by a name, an alias or a folder.
 
