@@ -18,7 +18,8 @@
     │   ├── EmptyEdit
     │   └── ShapeMismatch
     ├── EvaluationError
-    │   └── BaselineAtChance  the base does not know the concept: nothing can be shown
+    │   ├── BaselineAtChance  the base does not know the concept: nothing can be shown
+    │   └── JudgeUnavailable  the model that shall judge answers cannot be asked, or does not answer with a number
     ├── RunError              the run folder
     │   ├── RunBusy           another process works on the same folder
     │   ├── RunNotFound       no finished run in the folder
@@ -116,6 +117,10 @@ class EvaluationError(EmberHubError):
 
 
 class BaselineAtChance(EvaluationError):
+    pass
+
+
+class JudgeUnavailable(EvaluationError):
     pass
 
 

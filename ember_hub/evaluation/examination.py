@@ -1,7 +1,8 @@
 """The same examination for every model state: what it knows, whether it still answers, how it writes ordinary text.
 
 The base is examined first. Which format suits it, and which questions it knows, is decided there once, and every later
-state is asked the same questions in the same presentations.
+state is asked the same questions in the same presentations. The search takes a quick look at the tune split; the test split
+belongs to the evaluations and attacks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ember_hub.concepts.pack import ConceptPack, Question, Split
 from ember_hub.evaluation.knowledge import Answered, ask, better_format, known, letter_mass
-from ember_hub.evaluation.language import Predictions, divergence, neutral_loss, predictions
+from ember_hub.evaluation.language import neutral_loss
 from ember_hub.evaluation.presentation import Format
 from ember_hub.progress import Progress
 
@@ -29,13 +30,12 @@ TUNE_QUESTIONS = 24
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model state as measured, question by question and sentence by sentence."""
+    """One model state as the search sees it, question by question and sentence by sentence."""
 
     answers: Mapping[Part, Sequence[Answered]]
     mass: Mapping[Part, Sequence[float]]
     """Probability that the next token is one of the offered letters, for each health question."""
     losses: Sequence[float] = ()
-    divergences: Sequence[float] = ()
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -44,7 +44,7 @@ class Measurement:
     def from_json(cls, row: Mapping) -> Measurement:
         answers = {part: [Answered(**{**a, "choices": tuple(a["choices"])}) for a in list_]
                    for part, list_ in row["answers"].items()}
-        return cls(answers, row["mass"], row["losses"], row["divergences"])
+        return cls(answers, row["mass"], row["losses"])
 
 
 @dataclass(frozen=True)
@@ -86,23 +86,9 @@ class Examiner:
                            mass=self._mass("tune"),
                            losses=neutral_loss(self.loaded, self.pack.neutral_part("tune"), self.progress))
 
-    def test(self, syllabus: Syllabus, base: Predictions | None = None) -> Measurement:
-        """Everything on the test split; `base` are the base's predictions on the neutral sentences, to compare with."""
-        sentences = self.pack.neutral_part("test")
-        now = predictions(self.loaded, sentences, at=base) if base else None
-        return Measurement(answers={p: self._ask(self._asked(p, "test"), syllabus) for p in PARTS}, mass=self._mass("test"),
-                           losses=neutral_loss(self.loaded, sentences, self.progress),
-                           divergences=divergence(base, now) if base and now else ())
-
-    def attacked(self, syllabus: Syllabus) -> Measurement:
-        """What an attack can change: the concept, its neighbours, and whether the model still answers."""
-        parts: tuple[Part, ...] = ("concept", "near_domain")
-        return Measurement(answers={p: self._ask(self._asked(p, "test"), syllabus) for p in parts}, mass=self._mass("test"))
-
-    def known_concept(self, syllabus: Syllabus) -> list[Answered]:
-        """The concept's known test questions alone: a point of a relearning curve."""
-        known_ids = syllabus.known["test"]["concept"]
-        return self._ask([q for q in self._asked("concept", "test") if q.id in known_ids], syllabus)
+    def asked(self, syllabus: Syllabus) -> tuple[dict[Part, list[Answered]], dict[Part, list[float]]]:
+        """Every question of the test split as it was answered, and the mass on offered letters."""
+        return {p: self._ask(self._asked(p, "test"), syllabus) for p in PARTS}, self._mass("test")
 
     def _asked(self, part: Part, split: Split) -> tuple[Question, ...]:
         return self.pack.asked("questions" if part == "concept" else part, split)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ember_hub.concepts.pack import Question
-from ember_hub.evaluation.presentation import Format, Posed, Purpose, pose
+from ember_hub.evaluation.presentation import BARE, Format, Frame, Posed, Purpose, pose
 from ember_hub.evaluation.token_tree import token_logprobs
 from ember_hub.progress import Progress
 
@@ -41,9 +41,9 @@ class Answered:
 
 
 def ask(loaded: LoadedModel, questions: Sequence[Question], format: Format, purpose: Purpose,
-        progress: Progress | None = None) -> list[Answered]:
-    """Put the questions to the model, in every presentation of the format and purpose."""
-    return _answers(loaded, questions, pose(questions, format, purpose, loaded.tokenizer), progress)
+        progress: Progress | None = None, frame: Frame = BARE, most: int | None = None) -> list[Answered]:
+    """Put the questions to the model, in every presentation of the format and purpose, or in the first few."""
+    return _answers(loaded, questions, pose(questions, format, purpose, loaded.tokenizer, most, frame), progress)
 
 
 def letter_mass(loaded: LoadedModel, questions: Sequence[Question]) -> list[float]:
@@ -67,13 +67,19 @@ def _answered(question: Question, seen: Sequence[tuple[Posed, torch.Tensor]]) ->
     count = len(seen)
     return Answered(
         id=question.id,
-        accuracy=sum(int(scores.argmax()) == p.right for p, scores in seen) / count,
+        accuracy=sum(_right(scores, p.right) for p, scores in seen) / count,
         probability=sum(float(scores.softmax(0)[p.right]) for p, scores in seen) / count,
         mass=sum(min(1.0, float(scores.exp().sum())) for _, scores in seen) / count,
         chance=1 / len(question.options),
         # A rotated order is turned back, so that the index means the same option in every presentation.
         choices=tuple((int(scores.argmax()) - p.right + question.right) % len(question.options) for p, scores in seen),
     )
+
+
+def _right(scores: torch.Tensor, right: int) -> float:
+    """1 if the right option is the likeliest alone; of a tie its share, for a model that prefers nothing knows nothing."""
+    best = scores == scores.max()
+    return float(best[right]) / int(best.sum())
 
 
 def known(chosen: Sequence[Answered]) -> frozenset[str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
 KEPT_TOKENS = 128
+SENTENCES_PER_PASS = 8
 TINY = 1e-12
 
 
@@ -43,23 +44,29 @@ def neutral_loss(loaded: LoadedModel, sentences: Sequence[str], progress: Progre
 def predictions(loaded: LoadedModel, sentences: Sequence[str], at: Predictions | None = None) -> Predictions:
     """The likeliest next tokens at every position, or the probabilities of given ones (`at`)."""
     ids, values, row = [], [], 0
-    for sentence in sentences:
-        logprobs = _next_logprobs(loaded, sentence)
-        if at is None:
-            top = logprobs.topk(min(KEPT_TOKENS, logprobs.shape[1]), dim=1)
-            ids.append(top.indices.cpu())
-            values.append(top.values.cpu())
-        else:
-            here = at.token_ids[row:row + len(logprobs)]
-            values.append(logprobs.gather(1, here.to(logprobs.device)).cpu())
-            row += len(logprobs)
+    for first in range(0, len(sentences), SENTENCES_PER_PASS):
+        for logits in _next_logits(loaded, sentences[first:first + SENTENCES_PER_PASS]):
+            logprobs = logits.float().log_softmax(-1)
+            if at is None:
+                top = logprobs.topk(min(KEPT_TOKENS, logprobs.shape[1]), dim=1)
+                ids.append(top.indices.cpu())
+                values.append(top.values.cpu())
+            else:
+                here = at.token_ids[row:row + len(logprobs)]
+                values.append(logprobs.gather(1, here.to(logprobs.device)).cpu())
+                row += len(logprobs)
     return Predictions(torch.cat(ids) if at is None else at.token_ids, torch.cat(values))
 
 
 @torch.inference_mode()
-def _next_logprobs(loaded: LoadedModel, sentence: str) -> Float[Tensor, "positions vocab"]:
-    ids = torch.tensor([loaded.tokenizer(sentence).input_ids], device=loaded.device)
-    return loaded.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+def _next_logits(loaded: LoadedModel, sentences: Sequence[str]) -> list[Float[Tensor, "positions vocab"]]:
+    """Logits of each sentence, from one pass padded on the right, where a causal model cannot see it."""
+    encoded = loaded.tokenizer(list(sentences)).input_ids
+    width = max(map(len, encoded))
+    ids = torch.tensor([[*i, *[0] * (width - len(i))] for i in encoded], device=loaded.device)
+    mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in encoded], device=loaded.device)
+    logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return [row[:len(i)] for row, i in zip(logits, encoded, strict=True)]
 
 
 def divergence(base: Predictions, edited: Predictions) -> list[float]:

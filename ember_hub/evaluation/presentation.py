@@ -30,6 +30,18 @@ ROTATIONS: dict[Purpose, tuple[int, ...]] = {"choose": (0, 1), "measure": (2, 3)
 
 
 @dataclass(frozen=True)
+class Frame:
+    """What stands around a question: text before it, and an answer already begun, which the model has to go on from."""
+
+    before: str = ""
+    begun: str = ""
+
+
+BARE = Frame()
+"""The question by itself."""
+
+
+@dataclass(frozen=True)
 class Posed:
     """A question in one presentation: a text for each option, and which of them is right."""
 
@@ -40,28 +52,31 @@ class Posed:
 
 
 def pose(questions: Sequence[Question], format: Format, purpose: Purpose, tokenizer: PreTrainedTokenizerBase,
-         most: int | None = None) -> list[Posed]:
+         most: int | None = None, frame: Frame = BARE) -> list[Posed]:
     """Every question in every presentation of that format and purpose (or the first few), tokenized in one pass."""
     variants = range(len(WORDINGS[purpose] if format == "answer" else ROTATIONS[purpose]))[:most]
-    written = [(q, v, *_write(q, format, purpose, v, tokenizer)) for q in questions for v in variants]
+    written = [(q, v, *_write(q, format, purpose, v, tokenizer, frame)) for q in questions for v in variants]
     texts = _encode([(prompt, answers, raw) for _, _, prompt, answers, raw, _ in written], tokenizer)
     return [Posed(q, v, texts[i], right) for i, (q, v, _, _, _, right) in enumerate(written)]
 
 
-def _write(q: Question, format: Format, purpose: Purpose, variant: int, tokenizer: PreTrainedTokenizerBase
+def _write(q: Question, format: Format, purpose: Purpose, variant: int, tokenizer: PreTrainedTokenizerBase, frame: Frame
            ) -> tuple[str, list[str], bool, int]:
     """Prompt, the continuation for each option, whether special tokens are already in the text, index of the right one."""
     if format == "answer":
         wording = WORDINGS[purpose][variant]
-        if wording == CHAT and tokenizer.chat_template:
-            return chat(q.question, tokenizer), list(q.options), True, q.right
-        wording = "{question}" if wording == CHAT else wording
-        return wording.format(question=q.question), [" " + o for o in q.options], False, q.right
-    prompt, options = letter_prompt(q, ROTATIONS[purpose][variant])
-    letters = list(LETTERS[: len(options)])
-    if tokenizer.chat_template:
-        return chat(prompt, tokenizer), letters, True, options.index(q.answer)
-    return prompt, [" " + letter for letter in letters], False, options.index(q.answer)
+        in_chat, answers, right = wording == CHAT, q.options, q.right
+        prompt = ("{question}" if in_chat else wording).format(question=q.question)
+    else:
+        prompt, options = letter_prompt(q, ROTATIONS[purpose][variant])
+        in_chat, answers, right = True, LETTERS[: len(options)], options.index(q.answer)
+    prompt = f"{frame.before}\n\n{prompt}" if frame.before else prompt
+    if in_chat and tokenizer.chat_template:
+        # After a chat template an answer opens the line; anywhere else a space goes before it.
+        space = " " if frame.begun else ""
+        return chat(prompt, tokenizer) + frame.begun, [space + answer for answer in answers], True, right
+    begun = " " + frame.begun if frame.begun else ""
+    return prompt + begun, [" " + answer for answer in answers], False, right
 
 
 def _encode(written: Sequence[tuple[str, list[str], bool]], tokenizer: PreTrainedTokenizerBase) -> list[tuple[Text, ...]]:

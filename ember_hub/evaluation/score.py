@@ -12,6 +12,8 @@ import numpy as np
 Unit = Literal["accuracy", "probability", "mass", "nats", "fraction"]
 Z95 = 1.959963984540054
 RESAMPLES = 2000
+FLIPS = 10_000
+EXACT_PAIRS = 12
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Score:
     high: float
     unit: Unit
     chance: float | None = None
+    better: Literal["higher", "lower"] = "higher"
+    """Which way a model that keeps its abilities should move."""
+    p: float | None = None
+    """Probability of a difference as large in pairs if there were none: to the base, or to the same state before the attack."""
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -72,3 +78,25 @@ def mean(name: str, stage: str, split: str, values: Sequence[float], unit: Unit,
     low, high = bootstrap([values], lambda v: v.mean(axis=1))
     return Score(name, stage, split, float(np.mean(values)) if len(values) else math.nan, len(values), low, high,
                  unit=unit, chance=chance)
+
+
+def paired_p(before: Sequence[float], after: Sequence[float], *, seed: int = 0) -> float | None:
+    """Two-sided p of the mean difference of paired values, by flipping the signs of the differences; None without pairs.
+
+    Exact up to twelve differing pairs, beyond that from random flips. Source: Fisher 1935, The Design of Experiments, section 21.
+    """
+    differences = np.asarray(after, dtype=float) - np.asarray(before, dtype=float)
+    if not len(differences):
+        return None
+    moved = differences[differences != 0]
+    if not len(moved):
+        return 1.0
+    if len(moved) <= EXACT_PAIRS:
+        signs = 1 - 2 * ((np.arange(2 ** len(moved))[:, None] >> np.arange(len(moved))) & 1)
+        extreme, all_ = 0, len(signs)
+    else:
+        signs = np.random.default_rng(seed).choice((-1, 1), (FLIPS, len(moved)))
+        # The observed assignment counts as one of the flips, so that p is never 0.
+        extreme, all_ = 1, FLIPS + 1
+    # A hair's breadth, so that sums in another order are not more extreme by rounding.
+    return float((extreme + np.sum(np.abs(signs @ moved) >= abs(moved.sum()) * (1 - 1e-9))) / all_)

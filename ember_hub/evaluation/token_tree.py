@@ -1,8 +1,11 @@
 """Many texts in one forward pass, every shared prefix computed once.
 
 Texts are merged into a tree of tokens: a node is one token after one particular prefix, and attends to its ancestors
-only. Its position is its depth. So the options of a question share the question, and questions share their preamble;
-nothing is padded. A text's log-likelihood is the sum over its path.
+only. Its position is its depth. So the options of a question share the question, and questions share their preamble.
+A text's log-likelihood is the sum over its path.
+
+In depth-first order a run of nodes sees little beside itself, so attention is computed in blocks: its cost grows with the
+nodes, not with their square.
 
 Some models (state spaces, convolutions, ALiBi) do not follow such a mask. `tried` finds out, and they get one row for each text:
 slower, same numbers.
@@ -10,8 +13,11 @@ slower, same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +32,8 @@ if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
 TOKENS_PER_PASS = 768
-"""Nodes in one forward pass: enough to keep the matrix units busy, little enough that T^2 attention stays cheap."""
+"""Enough to keep the matrix units busy; with it, or with one text if that is longer, the memory of a pass is bounded."""
+NODES_PER_BLOCK = 48
 ROWS_PER_SOFTMAX = 64
 CLOSE = {torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.2}
 """How far a log-probability may lie from that of a plain pass, in nats, by the model's number type: rounding, no more."""
@@ -42,16 +49,21 @@ class Text:
     def __post_init__(self) -> None:
         assert 0 < self.start < len(self.ids), "there must be something to score, and something before it"
 
+    @property
+    def read(self) -> tuple[int, ...]:
+        """What the model has to read: nobody asks what follows the last token."""
+        return self.ids[:-1]
+
 
 @dataclass(frozen=True)
 class TokenTree:
-    """The nodes of a few texts in depth-first order, parents before children."""
+    """The nodes of a few texts, parents before children; depth-first if the texts come in lexicographic order."""
 
     ids: Int[np.ndarray, " nodes"]
     parents: Int[np.ndarray, " nodes"]
     depths: Int[np.ndarray, " nodes"]
     paths: tuple[tuple[int, ...], ...]
-    """For every text, its nodes from the root to the end."""
+    """For every text, the nodes of what is read, from the root on."""
 
     @classmethod
     def of(cls, texts: Sequence[Text]) -> TokenTree:
@@ -59,7 +71,7 @@ class TokenTree:
         ids, parents, depths, paths = [], [], [], []
         for text in texts:
             node, path = -1, []
-            for depth, token in enumerate(text.ids):
+            for depth, token in enumerate(text.read):
                 child = nodes.setdefault((node, token), len(ids))
                 if child == len(ids):
                     ids.append(token)
@@ -78,12 +90,66 @@ class TokenTree:
                 sees[node] |= sees[parent]
         return sees
 
+    def padded(self, multiple: int) -> TokenTree:
+        """The same tree with lone roots at the end, which no text's node sees, up to a multiple of nodes."""
+        lone = (0, -len(self.ids) % multiple)
+        return replace(self, ids=np.pad(self.ids, lone), parents=np.pad(self.parents, lone, constant_values=-1),
+                       depths=np.pad(self.depths, lone))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Attention of a tree in runs of nodes of one size: each run looks at what any of its nodes may see, at nothing else.
+
+    In depth-first order that is the run itself and the ancestors of its first node.
+    """
+
+    keys: Int[Tensor, "blocks keys"]
+    mask: Float[Tensor, "blocks 1 block keys"]
+
+    @classmethod
+    def of(cls, sees: Bool[np.ndarray, "nodes nodes"], count: int, like: Tensor) -> Blocks:
+        runs = sees.reshape(count, -1, len(sees))
+        seen = runs.any(axis=1)
+        # Blocks that see less are filled up with nodes that they do not see: the mask hides those.
+        keys = np.argsort(~seen, axis=1, kind="stable")[:, :seen.sum(axis=1).max()]
+        return cls(torch.from_numpy(keys).to(like.device), _mask(np.take_along_axis(runs, keys[:, None], axis=2), like)[:, None])
+
+    @contextmanager
+    def replacing_sdpa(self) -> Iterator[None]:
+        """Inside, models that use transformers' SDPA attend in blocks; all others keep to the mask that they are given."""
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS as functions
+
+        whole = functions["sdpa"]
+        functions["sdpa"] = partial(self._attend, whole)
+        try:
+            yield
+        finally:
+            # Every model of the process looks its attention up here.
+            functions["sdpa"] = whole
+
+    def _attend(self, sdpa: Callable[..., tuple[Tensor, None]], module: torch.nn.Module, query: Float[Tensor, "1 heads nodes _"],
+                key: Float[Tensor, "1 groups nodes _"], value: Float[Tensor, "1 groups nodes _"], attention_mask: Tensor,
+                **options: object) -> tuple[Float[Tensor, "1 nodes heads _"], None]:
+        keys = self.keys.to(query.device)
+        runs = query[0].unflatten(1, (len(keys), -1)).transpose(0, 1)
+        attended, _ = sdpa(module, runs, key[0][:, keys].transpose(0, 1), value[0][:, keys].transpose(0, 1),
+                           self.mask.to(query.device), **options)
+        return attended.flatten(0, 1)[None], None
+
+
+def _mask(sees: Bool[np.ndarray, "*axes"], like: Tensor) -> Float[Tensor, "*axes"]:
+    """What is added to attention scores: nothing where a node is seen, the lowest number elsewhere."""
+    mask = torch.zeros(sees.shape, dtype=like.dtype, device=like.device)
+    return mask.masked_fill_(torch.from_numpy(~sees).to(like.device), torch.finfo(like.dtype).min)
+
 
 def tried(loaded: LoadedModel) -> LoadedModel:
     """The same model, with the knowledge whether trees are read as they are meant: a few texts are scored both ways."""
     ids = [i for i in range(len(loaded.tokenizer)) if i not in set(loaded.tokenizer.all_special_ids)]
-    stem, other = tuple(ids[40:52]), tuple(ids[60:66])
-    texts = [Text(stem + other, 4), Text(stem + other[::-1], 4), Text(stem[:3] + other, 2)]
+    stem, other = tuple(ids[40:60]), tuple(ids[60:66])
+    # Enough for more than one block.
+    texts = [Text(stem + other[i:] + other[:i], len(stem)) for i in range(len(other))] + [Text(stem[:3] + other, 2)]
     rows = token_logprobs(replace(loaded, reads_trees=False), texts)
     try:
         trees = token_logprobs(replace(loaded, reads_trees=True), texts)
@@ -100,26 +166,29 @@ def token_logprobs(loaded: LoadedModel, texts: Sequence[Text], *, progress: Prog
     score = _score if loaded.reads_trees else _score_rows
     results: list[Tensor | None] = [None] * len(texts)
     with (progress or Quiet()).steps(title, len(texts)) as advance:
-        for batch in _batches(texts):
+        for batch in _batches(texts, loaded.reads_trees):
             for index, logprobs in zip(batch, score(loaded.model, [texts[i] for i in batch]), strict=True):
                 results[index] = logprobs
             advance(len(batch))
     return [r for r in results if r is not None]
 
 
-def _batches(texts: Sequence[Text]) -> Iterator[list[int]]:
-    """Indices of texts in lexicographic order, which puts shared prefixes side by side, in passes of bounded size."""
+def _batches(texts: Sequence[Text], as_trees: bool) -> Iterator[list[int]]:
+    """Indices of texts in passes of bounded size.
+
+    Trees take texts in lexicographic order, which puts shared prefixes side by side; rows take them by length, so that
+    little is padded.
+    """
     batch: list[int] = []
-    nodes, previous = 0, ()
-    for index in sorted(range(len(texts)), key=lambda i: texts[i].ids):
-        ids = texts[index].ids
-        new = len(ids) - _shared(previous, ids)
-        if batch and nodes + new > TOKENS_PER_PASS:
+    tokens, previous = 0, ()
+    for index in sorted(range(len(texts)), key=lambda i: texts[i].ids if as_trees else (len(texts[i].ids),)):
+        read = texts[index].read
+        tokens = tokens + len(read) - _shared(previous, read) if as_trees else (len(batch) + 1) * len(read)
+        if batch and tokens > TOKENS_PER_PASS:
             yield batch
-            batch, nodes, new = [], 0, len(ids)
+            batch, tokens = [], len(read)
         batch.append(index)
-        nodes += new
-        previous = ids
+        previous = read
     if batch:
         yield batch
 
@@ -136,37 +205,39 @@ def _shared(left: Sequence[int], right: Sequence[int]) -> int:
 
 def _score(model: torch.nn.Module, texts: Sequence[Text]) -> list[Tensor]:
     tree = TokenTree.of(texts)
+    wanted = [(path[i - 1], text.ids[i]) for text, path in zip(texts, tree.paths, strict=True)
+              for i in range(text.start, len(text.ids))]
     # The nodes whose next token is scored: only there are logits needed.
-    asked = sorted({path[i - 1] for text, path in zip(texts, tree.paths, strict=True) for i in range(text.start, len(path))})
+    asked = sorted({node for node, _ in wanted})
     rows = {node: row for row, node in enumerate(asked)}
-    logits = _logits(model, tree, asked)
-    wanted = [(rows[path[i - 1]], tree.ids[path[i]]) for text, path in zip(texts, tree.paths, strict=True)
-              for i in range(text.start, len(path))]
-    picked = _pick(logits, wanted)
+    picked = _pick(_logits(model, tree, asked), [(rows[node], token) for node, token in wanted])
     return list(picked.split([len(text.ids) - text.start for text in texts]))
 
 
 def _score_rows(model: torch.nn.Module, texts: Sequence[Text]) -> list[Tensor]:
     """One row for each text, padded on the right, where a causal model cannot see it."""
-    width, device = max(len(text.ids) for text in texts), model.get_input_embeddings().weight.device
-    ids = torch.tensor([[*text.ids, *[0] * (width - len(text.ids))] for text in texts], device=device)
-    mask = torch.tensor([[1] * len(text.ids) + [0] * (width - len(text.ids)) for text in texts], device=device)
+    width, device = max(len(text.read) for text in texts), model.get_input_embeddings().weight.device
+    ids = torch.tensor([[*text.read, *[0] * (width - len(text.read))] for text in texts], device=device)
+    mask = torch.tensor([[1] * len(text.read) + [0] * (width - len(text.read)) for text in texts], device=device)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return [_pick(row[text.start - 1:len(text.ids) - 1], list(enumerate(text.ids[text.start:])))
+    return [_pick(row[text.start - 1:len(text.read)], list(enumerate(text.ids[text.start:])))
             for row, text in zip(logits, texts, strict=True)]
 
 
 def _logits(model: torch.nn.Module, tree: TokenTree, asked: Sequence[int]) -> Float[Tensor, "asked vocab"]:
     weight = model.get_input_embeddings().weight
-    sees = torch.from_numpy(tree.attention()).to(weight.device)
-    mask = torch.zeros(sees.shape, dtype=weight.dtype, device=weight.device).masked_fill_(~sees, torch.finfo(weight.dtype).min)
-    output = model(
-        input_ids=torch.from_numpy(tree.ids)[None].to(weight.device),
-        position_ids=torch.from_numpy(tree.depths)[None].to(weight.device),
-        attention_mask=mask[None, None],
-        logits_to_keep=torch.tensor(asked, device=weight.device),
-        use_cache=False,
-    )
+    # Half the longest path at least: the keys of all blocks together stay a small multiple of the nodes.
+    count = ceil(len(tree.ids) / max(NODES_PER_BLOCK, tree.depths.max() / 2))
+    tree = tree.padded(count)
+    sees = tree.attention()
+    with Blocks.of(sees, count, weight).replacing_sdpa():
+        output = model(
+            input_ids=torch.from_numpy(tree.ids)[None].to(weight.device),
+            position_ids=torch.from_numpy(tree.depths)[None].to(weight.device),
+            attention_mask=_mask(sees, weight)[None, None],
+            logits_to_keep=torch.tensor(asked, device=weight.device),
+            use_cache=False,
+        )
     return output.logits[0]
 
 

@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ember_hub.concepts.pack import ConceptPack, Question
-from ember_hub.concepts.prompts import REQUEST, chat, letter_prompt
+from ember_hub.concepts.prompts import REQUEST, chat, letter_prompt, statement
 from ember_hub.edits.edit import Edit, Replaced
 from ember_hub.methods.base import Method, Space
 from ember_hub.methods.blocks import Passage, passage, through
@@ -129,11 +129,6 @@ class Rmu(Method):
                 optimizer.step()
                 advance(1)
         return masters
-
-
-def statement(question: Question) -> str:
-    """A question with its right answer, as text."""
-    return f"Question: {question.question}\nAnswer: {question.answer}"
 
 
 def _anchor(question: Question, loaded: LoadedModel) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from ember_hub.concepts.pack import Question
 from ember_hub.evaluation.knowledge import Answered, ask, better_format, known
@@ -57,3 +58,9 @@ def test_a_question_is_known_only_if_right_in_every_presentation() -> None:
     assert known([Answered("a", 1.0, **row), Answered("b", 0.5, **row), Answered("c", 0.0, **row)]) == {"a"}
     assert better_format({"answer": [Answered("a", 0.5, **row)], "letter": [Answered("a", 1.0, **row)]}) == "letter"
     assert better_format({"answer": [Answered("a", 0.5, **row)], "letter": [Answered("a", 0.5, **row)]}) == "answer"
+
+
+def test_a_model_that_prefers_nothing_is_right_as_often_as_chance(llama_folder: Path) -> None:
+    silent = load(llama_folder)
+    torch.nn.init.zeros_(silent.model.model.norm.weight)
+    assert [answer.accuracy for answer in ask(silent, QUESTIONS, "letter", "measure")] == [0.25, 0.25]

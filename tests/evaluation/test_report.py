@@ -1,84 +1,93 @@
-"""From measurements to verdicts: worst case, controls, and a base that knows nothing."""
+"""From readings to verdicts: what is claimed, what is not, and which limits hold."""
 
 from __future__ import annotations
 
 import pytest
 
-from ember_hub.evaluation.examination import PARTS, Measurement, Syllabus
-from ember_hub.evaluation.knowledge import Answered
-from ember_hub.evaluation.report import (
-    Evidence,
-    Point,
-    Relearned,
-    gate_rows,
-    recovered,
-    regained,
-    scores,
-    stage_name,
-    verdict,
-    warnings,
-)
-
-COUNT = 40
-KNOWN = frozenset(f"q{i}" for i in range(20))
-
-
-def measurement(right: int, others: int = 30, mass: float = 0.9, loss: float = 3.0) -> Measurement:
-    """The first `right` of 40 concept questions answered rightly, and the first `others` of every other part."""
-    def answers(count: int) -> list[Answered]:
-        return [Answered(f"q{i}", float(i < count), 0.9 if i < count else 0.1, mass, 0.25, (0, 0)) for i in range(COUNT)]
-
-    return Measurement({part: answers(right if part == "concept" else others) for part in PARTS},
-                       {part: [mass] * 8 for part in PARTS}, [loss] * 10)
-
-
-def evidence(base: Measurement, edited: Measurement, *relearned: Relearned) -> Evidence:
-    known = dict.fromkeys(PARTS, KNOWN)
-    return Evidence(Syllabus("answer", {"tune": known, "test": known}), {"base": base, "edited": edited}, relearned)
-
-
-def attack(level: str, right: int, arm: str = "edited") -> Relearned:
-    return Relearned(arm, level, measurement(right), [Point(0, [1.0]), Point(1, [0.0])])
+from ember_hub.errors import ConfigError
+from ember_hub.evaluation.attacks.relearning import RelearnLora
+from ember_hub.evaluation.evidence import scores, stage_name
+from ember_hub.evaluation.gates import gate_rows, require_gates
+from ember_hub.evaluation.questions import Questions
+from ember_hub.evaluation.reading import Measured
+from ember_hub.evaluation.report import kept_share, regained, verdict, warnings
+from ember_hub.evaluation.score import paired_p
+from tests.evaluation.evidence import evidence, state, under_attack
 
 
 def test_an_erased_concept_gives_efficacy_and_spares_the_rest() -> None:
-    found = verdict(evidence(measurement(20), measurement(0)))
+    found = verdict(evidence(state(20), state(0)))
     assert (found.efficacy, found.specificity, found.coherence) == (1.0, 1.0, 1.0)
-    assert verdict(evidence(measurement(20), measurement(20))).efficacy == 0.0
+    assert verdict(evidence(state(20), state(20))).efficacy == 0.0
 
 
 def test_a_base_that_only_seems_to_know_gives_no_verdict_and_says_so() -> None:
     """Ten questions right in every wording out of forty is what chance gives."""
-    luck = evidence(measurement(10), measurement(0))
+    luck = evidence(state(10), state(0))
     assert verdict(luck).efficacy is None
     assert verdict(luck).harmonic is None
-    assert recovered(luck) is None
     assert any("BaselineAtChance" in w and "0.25" in w for w in warnings(luck))
 
 
 def test_a_model_that_no_longer_answers_is_called_so() -> None:
-    broken = evidence(measurement(20), measurement(0, mass=0.05))
+    broken = evidence(state(20), state(0, mass=0.05))
     assert verdict(broken).coherence < 0.2
     assert any("loss of answering" in w for w in warnings(broken))
 
 
-def test_the_headline_is_the_worst_attack() -> None:
-    found = evidence(measurement(20), measurement(0), attack("paper", 5), attack("strong", 15))
-    value, (low, high) = recovered(found)
-    assert value == pytest.approx((15 / 20 - 0.25) / 0.75)
-    assert low < value < high
-    assert regained(found)["edited"] == {"relearn-paper": 0.25, "relearn-strong": 0.75}
+def test_what_was_not_measured_gives_no_verdict() -> None:
+    only_questions = {name: measured for name, measured in state(0).items() if name == "questions"}
+    assert verdict(evidence(state(20), only_questions)).coherence is None
+    assert verdict(evidence(state(20), only_questions)).efficacy == 1.0
 
 
-def test_every_state_has_its_name_and_every_score_its_chance() -> None:
-    assert [stage_name(*a) for a in (("base",), ("edited",), ("edited", "paper"), ("base", "strong"), ("rmu-only",))] == \
-        ["base", "edited", "attack:relearn-paper", "control:base+relearn-strong", "control:rmu-only"]
-    rows = scores(evidence(measurement(20), measurement(0), attack("paper", 5)))
+def test_what_is_kept_counts_from_chance_and_losses_as_perplexities() -> None:
+    found = evidence(state(20, others=40), state(0, others=35, loss=3.0 + 0.6931472))
+    assert kept_share(found, "near_domain_all") == pytest.approx((35 / 40 - 0.25) / 0.75)
+    assert kept_share(found, "neutral_loss") == pytest.approx(0.5)
+    assert kept_share(found, "mmlu") is None
+
+
+def test_every_state_has_its_name_and_every_score_its_chance_and_its_pairs() -> None:
+    assert [stage_name(*a) for a in (("base",), ("edited",), ("edited", "benign"), ("base", "benign"), ("rmu-only",))] == \
+        ["base", "edited", "attack:benign", "control:base+benign", "control:rmu-only"]
+    rows = scores(evidence(state(20), state(0), {"benign": {"edited": under_attack(12), "base": under_attack(20)}}))
     assert {r.chance for r in rows if r.unit == "accuracy"} == {0.25}
     assert len({(r.name, r.stage) for r in rows}) == len(rows)
+    by = {(r.name, r.stage): r for r in rows}
+    assert by["concept_known", "base"].p is None
+    assert by["concept_known", "edited"].p < 0.001, "twenty questions lost against the base"
+    assert by["near_domain_known", "edited"].p == 1.0, "nothing moved"
+    assert by["concept_known", "attack:benign"].p < 0.001, "twelve questions came back against the same state before"
+    assert by["concept_known", "control:base+benign"].p == 1.0
+    assert regained(evidence(state(20), state(0), {"benign": {"edited": under_attack(12)}})) == {"edited": {"benign": 0.6}}
 
 
-def test_recovered_has_a_ceiling_and_everything_else_a_floor() -> None:
-    report = {"recovered": 0.3, "efficacy": 0.9, "specificity": None}
-    passed = {g["name"]: g["passed"] for g in gate_rows({"recovered": 0.35, "efficacy": 0.95, "specificity": 0.1}, report)}
-    assert passed == {"recovered": True, "efficacy": False, "specificity": False}
+def test_the_paired_test_is_the_textbook_one() -> None:
+    """Five pairs that all moved one way: two of the 32 sign patterns are as extreme."""
+    assert paired_p([0, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 1]) == 2 / 32
+    assert paired_p([0, 1], [1, 0]) == 1.0
+    assert paired_p([], []) is None
+    assert paired_p([0.0] * 40, [1.0] * 40) < 0.001
+
+
+def test_recovered_has_a_ceiling_and_everything_else_a_floor_and_failures_stand_first() -> None:
+    report = {"recovered": 0.3, "efficacy": 0.9, "specificity": None, "attacks": [{"name": "benign", "recovered": 0.3}]}
+    limits = {"recovered": 0.35, "recovered.benign": 0.2, "efficacy": 0.95, "specificity": 0.1, "near_domain": 0.9}
+    rows = gate_rows(limits, report, evidence(state(20), state(0)))
+    assert {row["name"]: row["passed"] for row in rows} == {
+        "recovered": True, "recovered.benign": False, "efficacy": False, "specificity": False, "near_domain": True}
+    assert [row["passed"] for row in rows] == sorted(row["passed"] for row in rows)
+
+
+def test_a_limit_on_what_this_battery_does_not_measure_is_refused() -> None:
+    battery = (Questions(), RelearnLora())
+    require_gates(["recovered", "recovered.relearn-lora", "near_domain", "concept_all"], battery)
+    with pytest.raises(ConfigError) as caught:
+        require_gates(["recovered.relearn-lara"], battery)
+    assert "recovered.relearn-lora" in caught.value.hint
+
+
+def test_what_was_measured_is_read_back_as_it_was() -> None:
+    measured = state(20)["questions"]
+    assert Measured.from_json(measured.to_json()) == measured

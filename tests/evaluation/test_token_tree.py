@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, MptConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ember_hub.evaluation import token_tree
-from ember_hub.evaluation.token_tree import Text, TokenTree, token_logprobs, tried
+from ember_hub.evaluation.token_tree import Blocks, Text, TokenTree, token_logprobs, tried
 from ember_hub.source.load import load
 
 
@@ -39,6 +41,37 @@ def test_the_tree_gives_the_log_probabilities_of_single_passes(name: str, reques
             torch.testing.assert_close(found, straightforward(model.model, text), rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_without_sdpa_keeps_to_the_mask(llama_folder: Path) -> None:
+    model = load(llama_folder)
+    model.model.set_attn_implementation("eager")
+    texts = texts_with_shared_beginnings(24)
+    for text, found in zip(texts, token_logprobs(tried(model), texts), strict=True):
+        torch.testing.assert_close(found, straightforward(model.model, text), rtol=1e-4, atol=1e-4)
+
+
+def test_attention_in_blocks_is_attention_under_the_whole_mask_at_a_part_of_its_cost() -> None:
+    torch.manual_seed(0)
+    tree = TokenTree.of(sorted(texts_with_shared_beginnings(60), key=lambda text: text.ids)).padded(8)
+    sees, like = tree.attention(), torch.zeros(())
+    blocks = Blocks.of(sees, 8, like)
+    query, (key, value) = torch.randn(1, 4, len(tree.ids), 16), torch.randn(2, 1, 2, len(tree.ids), 16)
+    attention = torch.nn.Module()
+    attention.num_key_value_groups = 2
+    whole = sdpa_attention_forward(attention, query, key, value, token_tree._mask(sees, like)[None, None])[0]
+    with blocks.replacing_sdpa():
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not sdpa_attention_forward
+        in_blocks = ALL_ATTENTION_FUNCTIONS["sdpa"](attention, query, key, value, attention_mask=None)[0]
+    torch.testing.assert_close(in_blocks, whole, rtol=1e-5, atol=1e-5)
+    assert blocks.mask.numel() < sees.size / 2
+
+
+def test_attention_is_put_back_when_a_pass_fails(llama_folder: Path) -> None:
+    model = load(llama_folder)
+    with pytest.raises(IndexError):
+        token_logprobs(model, [Text((1, 2, 10**6, 3), 1)])
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
+
+
 @pytest.mark.parametrize("config", [MambaConfig(vocab_size=768, hidden_size=32, num_hidden_layers=2, initializer_range=0.5),
                                     BloomConfig(vocab_size=768, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.5),
                                     MptConfig(vocab_size=768, d_model=32, n_layers=2, n_heads=4, initializer_range=0.5)],
@@ -53,20 +86,28 @@ def test_a_model_that_does_not_follow_the_mask_is_found_out_and_scored_row_by_ro
 
 
 def test_a_shared_prefix_is_one_path_and_nobody_sees_a_sibling() -> None:
-    tree = TokenTree.of([Text((1, 2, 3), 2), Text((1, 2, 4), 2), Text((1, 2, 3, 5), 3)])
-    assert tree.ids.tolist() == [1, 2, 3, 4, 5]
+    tree = TokenTree.of([Text((1, 2, 3, 9), 2), Text((1, 2, 4, 9), 2), Text((1, 2, 3, 5, 9), 3)])
+    assert tree.ids.tolist() == [1, 2, 3, 4, 5], "nobody asks what follows a last token, so none is read"
     assert tree.depths.tolist() == [0, 1, 2, 2, 3]
     sees = tree.attention()
     assert not sees[3, 2], "the second text's ending must not see the first one's"
     assert np.array_equal(np.flatnonzero(sees[4]), [0, 1, 2, 4])
 
 
+@pytest.mark.parametrize("as_trees", [True, False])
+def test_a_pass_is_bounded_and_every_text_is_in_one(as_trees: bool) -> None:
+    texts = texts_with_shared_beginnings(400)
+    batches = [[texts[i] for i in batch] for batch in token_tree._batches(texts, as_trees)]
+    assert sorted(t.ids for batch in batches for t in batch) == sorted(t.ids for t in texts)
+    for batch in batches:
+        size = len(TokenTree.of(batch).ids) if as_trees else len(batch) * max(len(t.read) for t in batch)
+        assert size <= token_tree.TOKENS_PER_PASS
+
+
 def test_how_texts_are_cut_into_passes_changes_nothing(llama_folder: Path) -> None:
     model = load(llama_folder)
     texts = texts_with_shared_beginnings(40)
     whole = token_logprobs(model, texts)
-    batches = list(token_tree._batches(texts))
-    assert sorted(i for batch in batches for i in batch) == list(range(40))
     alone = [token_logprobs(model, [text])[0] for text in texts]
     for one, other in zip(whole, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -1,137 +1,229 @@
-"""Relearning: fine-tune the edited model on paragraphs about the concept, and see what comes back.
+"""Relearning: train the model on text, and see what of the concept comes back.
 
-Two levels. `paper` is the published protocol: every parameter, batch 1, 2 epochs, learning rate 1e-5, weights trained
-in the model's own dtype. Adam moves a coordinate by at most about steps × learning rate, and bfloat16 swallows small
-updates, so that attack cannot move a row far. `strong` keeps float32 masters, uses a higher rate, and a still higher
-one for the embedding rows. Source: EMBER (arXiv 2606.03695), relearning; the strong level is ours.
+`relearn-paper` is the published protocol of EMBER (arXiv 2606.03695): every parameter, batch 1, 2 epochs, learning rate 1e-5,
+weights trained in the model's own dtype. Adam moves a coordinate by at most about steps × learning rate, and bfloat16 swallows
+small updates, so that attack cannot move a row far. `relearn-strong` keeps float32 masters, uses a higher rate, and a still
+higher one for the embedding rows. The LoRA attacks are what an attacker with little memory does.
 """
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from pydantic import Field
 
-from ember_hub.edits.apply import write
-from ember_hub.edits.edit import Edit
-from ember_hub.progress import Progress
+from ember_hub.concepts.pack import ConceptPack, Question
+from ember_hub.concepts.prompts import statement
+from ember_hub.evaluation.attacks.training import Recipe, trained
+from ember_hub.evaluation.base import Attack, Battery, Cost, concept_readings
+from ember_hub.evaluation.knowledge import Answered, ask, letter_mass
+from ember_hub.evaluation.reading import Measured, Reading
 
 if TYPE_CHECKING:
+    from ember_hub.evaluation.subject import Subject
     from ember_hub.source.load import LoadedModel
 
-Level = Literal["paper", "strong"]
-MAX_TOKENS = 256
+TOKENS_OF_PARAGRAPH = 80
+TOKENS_OF_QUESTION = 100
+MASS_QUESTIONS = 20
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How an attacker trains."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    embedding_rate: float
-    weight_decay: float
-    has_masters: bool
+Epochs = Annotated[int, Field(ge=1, description="Passes over the texts.")]
+BatchSize = Annotated[int, Field(ge=1, description="Texts in a batch, padded to its longest.")]
+Rate = Annotated[float, Field(gt=0, description="AdamW learning rate.")]
+EmbeddingRate = Annotated[float, Field(ge=0, description="Learning rate of the embedding; with an adapter, 0 leaves it out.")]
+Decay = Annotated[float, Field(ge=0, description="AdamW weight decay.")]
+Rank = Annotated[int, Field(ge=0, description="Rank of the LoRA adapter on all linear maps; 0 trains every parameter.")]
+Masters = Annotated[bool, Field(description="Float32 masters of the weights, when every parameter is trained.")]
+Texts = Annotated[int, Field(ge=1, description="Most texts that the attacker trains on.")]
 
 
-PROTOCOLS: dict[Level, Protocol] = {
-    "paper": Protocol(epochs=2, batch_size=1, learning_rate=1e-5, embedding_rate=1e-5, weight_decay=0.01,
-                      has_masters=False),
-    "strong": Protocol(epochs=3, batch_size=4, learning_rate=5e-5, embedding_rate=5e-4, weight_decay=0.0,
-                       has_masters=True),
-}
+class Training(Attack):
+    """An attack that trains; subclasses say on what, and with which settings."""
+
+    epochs: Epochs = 2
+    batch_size: BatchSize = 4
+    learning_rate: Rate = 2e-4
+    embedding_rate: EmbeddingRate = 0.0
+    weight_decay: Decay = 0.01
+    rank: Rank = 16
+    masters: Masters = True
+    texts: Texts = 100
+
+    @abstractmethod
+    def material(self, subject: Subject) -> Sequence[str]:
+        """What the attacker trains on."""
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, self.weight_decay, self.rank,
+                      has_masters=self.masters)
+
+    def cost(self, subject: Subject) -> Cost:
+        texts = len(self.material(subject))
+        return Cost(read=(self.epochs + 1) * 2 * len(subject.known()) * TOKENS_OF_QUESTION,
+                    trained=self.epochs * texts * TOKENS_OF_PARAGRAPH)
+
+    def measure(self, subject: Subject) -> Measured:
+        """The curve begins after the first epoch: how the state answers before is an evaluation's to say."""
+        curve: list[dict] = []
+        answers: list[Answered] = []
+
+        def note(loaded: LoadedModel, epoch: int) -> None:
+            answers[:] = _ask(loaded, subject, subject.known())
+            curve.append({"epoch": epoch, "values": [a.accuracy for a in answers]})
+
+        with trained(subject, self.material(subject), self.recipe, note) as loaded:
+            readings = (*concept_readings(subject.known(), answers), *_beside(loaded, subject))
+        return Measured(readings, details={"curve": curve, **self.recipe.to_json()})
 
 
-def attack_bytes(parameters: int, itemsize: int, protocol: Protocol) -> int:
-    """Bytes that the copy under attack takes: weights, two moments of AdamW, and float32 masters where there are any."""
-    state = 4 * 3 if protocol.has_masters else itemsize * 2
-    return parameters * (itemsize + state)
+class RelearnPaper(Training):
+    """Full fine-tuning on the concept's paragraphs, as published."""
+
+    name: ClassVar[str] = "relearn-paper"
+    title: ClassVar[str] = "relearning, as published"
+    reference: ClassVar[str] = "EMBER, arXiv 2606.03695"
+    battery: ClassVar[Battery] = "standard"
+
+    batch_size: BatchSize = 1
+    learning_rate: Rate = 1e-5
+    embedding_rate: EmbeddingRate = 1e-5
+    rank: Rank = 0
+    masters: Masters = False
+
+    def material(self, subject: Subject) -> Sequence[str]:
+        return subject.pack.relearning[: self.texts]
 
 
-def relearn(loaded: LoadedModel, edit: Edit, paragraphs: Sequence[str], protocol: Protocol, *, seed: int,
-            after_epoch: Callable[[LoadedModel, int], None], progress: Progress) -> LoadedModel:
-    """The edited model after the attack, on a copy that the caller throws away; `loaded` is as it was.
+class RelearnStrong(RelearnPaper):
+    """Full fine-tuning that can move every row."""
 
-    `after_epoch` sees the copy before training (epoch 0) and after every epoch.
+    name: ClassVar[str] = "relearn-strong"
+    title: ClassVar[str] = "relearning, strong"
+    reference: ClassVar[str] = "ember-hub; rates after arXiv 2502.05374"
+
+    epochs: Epochs = 3
+    batch_size: BatchSize = 4
+    learning_rate: Rate = 5e-5
+    embedding_rate: EmbeddingRate = 5e-4
+    weight_decay: Decay = 0.0
+    masters: Masters = True
+
+
+class RelearnLora(RelearnPaper):
+    """An adapter of rank 16 on the concept's paragraphs."""
+
+    name: ClassVar[str] = "relearn-lora"
+    title: ClassVar[str] = "relearning, LoRA"
+    reference: ClassVar[str] = "PISCES; rate of arXiv 2409.18025"
+    battery: ClassVar[Battery] = "standard"
+
+    batch_size: BatchSize = 4
+    learning_rate: Rate = 2e-4
+    embedding_rate: EmbeddingRate = 0.0
+    rank: Rank = 16
+    masters: Masters = True
+
+
+class RelearnFew(RelearnLora):
+    """An adapter on few of the paragraphs, at a high rate: what an attacker gets in a minute."""
+
+    name: ClassVar[str] = "relearn-few"
+    title: ClassVar[str] = "relearning on few paragraphs"
+    reference: ClassVar[str] = "ember-hub; few samples as in arXiv 2409.18025"
+    battery: ClassVar[Battery] = "quick"
+
+    learning_rate: Rate = 1e-3
+    texts: Texts = 16
+
+
+class RelearnLoraStrong(RelearnLora):
+    """An adapter of rank 64, on the embedding too, for longer."""
+
+    name: ClassVar[str] = "relearn-lora-strong"
+    title: ClassVar[str] = "relearning, strong LoRA"
+    reference: ClassVar[str] = "ember-hub; after arXiv 2409.18025"
+    battery: ClassVar[Battery] = "standard"
+
+    epochs: Epochs = 3
+    learning_rate: Rate = 3e-4
+    embedding_rate: EmbeddingRate = 1e-3
+    rank: Rank = 64
+
+
+class Benign(RelearnLora):
+    """Training on text that has nothing to do with the concept: erasure that this undoes was only covered up."""
+
+    name: ClassVar[str] = "benign"
+    title: ClassVar[str] = "training on unrelated text"
+    reference: ClassVar[str] = "arXiv 2409.18025, 2506.01339"
+    battery: ClassVar[Battery] = "standard"
+
+    def material(self, subject: Subject) -> Sequence[str]:
+        return subject.pack.neutral_part("fit")[: self.texts]
+
+
+class Rtt(Training):
+    """Training on half of the facts, asking for the other half, and the same with the halves exchanged.
+
+    What comes back was never in the training text, so it was in the model all along.
     """
-    from dataclasses import replace
 
-    victim = replace(loaded, model=copy.deepcopy(loaded.model))
-    write(victim.model, edit)
-    texts = _encode(victim, paragraphs)
-    shuffle = random.Random(seed)
-    trainer = _Trainer(victim.model, protocol)
-    steps = protocol.epochs * -(-len(texts) // protocol.batch_size)
-    after_epoch(victim, 0)
-    with progress.steps("relearning", steps) as advance:
-        for epoch in range(1, protocol.epochs + 1):
-            shuffle.shuffle(texts)
-            for batch in _batches(texts, protocol.batch_size):
-                trainer.step(batch, victim.device)
-                advance(1)
-            after_epoch(victim, epoch)
-    trainer.release()
-    return victim
+    name: ClassVar[str] = "rtt"
+    title: ClassVar[str] = "half of the facts brings back the rest"
+    reference: ClassVar[str] = "Deeb and Roger, arXiv 2410.08827"
+    battery: ClassVar[Battery] = "standard"
+
+    epochs: Epochs = 6
+
+    def material(self, subject: Subject) -> Sequence[str]:
+        return self._facts(subject, halves(subject)[0][0])
+
+    def measure(self, subject: Subject) -> Measured:
+        asked, answers = [], []
+        for told, kept in halves(subject):
+            with trained(subject, self._facts(subject, told), self.recipe) as loaded:
+                asked += kept
+                answers += _ask(loaded, subject, kept)
+        return Measured(concept_readings(asked, answers), details=self.recipe.to_json())
+
+    def cost(self, subject: Subject) -> Cost:
+        one = super().cost(subject)
+        return Cost(one.read / (self.epochs + 1), 2 * one.trained)
+
+    def missing(self, pack: ConceptPack) -> str | None:
+        return None if len(pack.asked("questions", "test")) >= 4 else "fewer than four test questions: no halves"
+
+    def _facts(self, subject: Subject, told: Sequence[Question]) -> Sequence[str]:
+        return [statement(q) for q in (*told, *subject.pack.asked("questions", "tune"))][: self.texts]
 
 
-class _Trainer:
-    """AdamW over every parameter, in float32 masters where the protocol says so.
+def halves(subject: Subject) -> list[tuple[list[Question], list[Question]]]:
+    """The known questions as those told to an attacker and those kept to be asked, then the other way round.
 
-    Each parameter is stepped as soon as its gradient is there, which is then dropped: gradients of the whole model are
-    never held together.
+    Every known question is kept once; where there is only one, it is told to nobody.
     """
-
-    def __init__(self, model: nn.Module, protocol: Protocol) -> None:
-        self._model = model
-        embedding = model.get_input_embeddings().weight
-        self._hooks = []
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
-            rate = protocol.embedding_rate if parameter is embedding else protocol.learning_rate
-            master = parameter.detach().float().clone() if protocol.has_masters else parameter
-            optimizer = torch.optim.AdamW([master], lr=rate, weight_decay=protocol.weight_decay, fused=True)
-            self._hooks.append(parameter.register_post_accumulate_grad_hook(_stepper(master, optimizer)))
-
-    def step(self, texts: Sequence[Sequence[int]], device: torch.device) -> None:
-        width = max(map(len, texts))
-        ids = torch.tensor([[*t, *[0] * (width - len(t))] for t in texts], device=device)
-        counts = torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t in texts], device=device)
-        logits = self._model(input_ids=ids, attention_mask=counts, use_cache=False).logits
-        labels = ids.masked_fill(counts == 0, -100)
-        cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100).backward()
-
-    def release(self) -> None:
-        """Drop optimizer states and masters, and freeze the model again."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
-        self._model.requires_grad_(False)
+    known = list(subject.known())
+    random.Random(subject.seed).shuffle(known)
+    told, kept = known[1::2], known[::2]
+    return [(told, kept), (kept, told)] if told else [(told, kept)]
 
 
-def _stepper(master: Tensor, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
-    @torch.no_grad()
-    def step(parameter: Tensor) -> None:
-        if master is not parameter:
-            master.grad = parameter.grad.float()
-        optimizer.step()
-        if master is not parameter:
-            parameter.copy_(master)
-            master.grad = None
-        parameter.grad = None
-    return step
+def _ask(loaded: LoadedModel, subject: Subject, questions: Sequence[Question]) -> list[Answered]:
+    return ask(loaded, questions, subject.syllabus.format, "measure", subject.progress)
 
 
-def _encode(loaded: LoadedModel, paragraphs: Sequence[str]) -> list[list[int]]:
-    encoded = loaded.tokenizer(list(paragraphs)).input_ids
-    return [ids[:MAX_TOKENS] for ids in encoded if len(ids) > 1]
-
-
-def _batches(texts: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
-    return (texts[i:i + size] for i in range(0, len(texts), size))
+def _beside(loaded: LoadedModel, subject: Subject) -> tuple[Reading, ...]:
+    """What else the training changed: neighbours of the concept, and whether lettered questions are answered at all."""
+    known = subject.syllabus.known["test"]["near_domain"]
+    near = [q for q in subject.pack.asked("near_domain", "test") if q.id in known]
+    asked = subject.pack.asked("questions", "test")[:MASS_QUESTIONS]
+    readings = [Reading("valid_mass_concept", "mass", dict(zip((q.id for q in asked), letter_mass(loaded, asked), strict=True)))]
+    if near:
+        answers = _ask(loaded, subject, near)
+        readings.append(Reading("near_domain_known", "accuracy", {a.id: a.accuracy for a in answers}, 1 / len(near[0].options)))
+    return tuple(readings)

@@ -1,0 +1,178 @@
+"""How an attacker trains: full fine-tuning on a copy, or a LoRA adapter on the model itself, taken off again afterwards."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ember_hub.evaluation.subject import Subject
+
+if TYPE_CHECKING:
+    from ember_hub.source.load import LoadedModel
+
+MAX_TOKENS = 256
+AfterEpoch = Callable[["LoadedModel", int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a fine-tuning.
+
+    rank: of a LoRA adapter on all linear maps; 0 is full fine-tuning of every parameter.
+    embedding_rate: learning rate of the input embedding; with an adapter, 0 leaves the embedding out.
+    has_masters: float32 masters, without which bfloat16 swallows small updates.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    embedding_rate: float
+    weight_decay: float = 0.0
+    rank: int = 0
+    alpha: float = 16.0
+    has_masters: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def bytes(self, parameters: int, itemsize: int) -> int:
+        """Memory beside the base: weights, two moments of AdamW, and float32 masters where there are any."""
+        if self.rank:
+            # Adapters of rank r hold well under a tenth of the parameters, in float32, with two moments and a gradient.
+            return parameters * 16 // 10
+        return parameters * (itemsize + (4 * 3 if self.has_masters else itemsize * 2))
+
+
+@contextmanager
+def trained(subject: Subject, texts: Sequence[str], recipe: Recipe, after_epoch: AfterEpoch | None = None
+            ) -> Iterator[LoadedModel]:
+    """The subject's model after the fine-tuning, inside the block; the base in memory is as it was afterwards.
+
+    `after_epoch` sees the model after every epoch.
+    """
+    ids = [i[:MAX_TOKENS] for i in subject.loaded.tokenizer(list(texts)).input_ids if len(i) > 1]
+    if recipe.rank:
+        with subject.state() as loaded, _adapter(loaded, recipe, subject.seed) as trainer:
+            _train(trainer, loaded, ids, recipe, subject, after_epoch)
+            yield loaded
+    else:
+        victim = subject.victim()
+        trainer = _Full(victim.model, recipe)
+        _train(trainer, victim, ids, recipe, subject, after_epoch)
+        trainer.release()
+        yield victim
+
+
+def _train(trainer: _Full | _Lora, loaded: LoadedModel, texts: list[list[int]], recipe: Recipe, subject: Subject,
+           after_epoch: AfterEpoch | None) -> None:
+    note = after_epoch or (lambda *_: None)
+    shuffle = random.Random(subject.seed)
+    with subject.progress.steps("relearning", recipe.epochs * -(-len(texts) // recipe.batch_size)) as advance:
+        for epoch in range(1, recipe.epochs + 1):
+            shuffle.shuffle(texts)
+            for first in range(0, len(texts), recipe.batch_size):
+                _loss(loaded, texts[first:first + recipe.batch_size]).backward()
+                trainer.step()
+                advance(1)
+            note(loaded, epoch)
+
+
+def _loss(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Next-token loss of a batch, padded to its own longest text."""
+    width = max(map(len, texts))
+    ids = torch.tensor([[*t, *[0] * (width - len(t))] for t in texts], device=loaded.device)
+    mask = torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t in texts], device=loaded.device)
+    # An adapter is kept in float32; its products need not be.
+    with torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=loaded.dtype == torch.bfloat16):
+        logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    labels = ids.masked_fill(mask == 0, -100)
+    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten().to(logits.device), ignore_index=-100)
+
+
+class _Full:
+    """AdamW over every parameter, in float32 masters where the recipe says so.
+
+    Each parameter is stepped as soon as its gradient is there, which is then dropped: gradients of the whole model are
+    never held together.
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        self._model = model
+        embedding = model.get_input_embeddings().weight
+        self._hooks = []
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+            rate = recipe.embedding_rate if parameter is embedding else recipe.learning_rate
+            master = parameter.detach().float().clone() if recipe.has_masters else parameter
+            optimizer = torch.optim.AdamW([master], lr=rate, weight_decay=recipe.weight_decay, fused=True)
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(_stepper(master, optimizer)))
+
+    def step(self) -> None:
+        """Nothing is left to do: the hooks have stepped."""
+
+    def release(self) -> None:
+        """Drop optimizer states and masters, and freeze the model again."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._model.requires_grad_(False)
+
+
+class _Lora:
+    """AdamW over the adapter alone."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        rows = [p for name, p in named if "lora_embedding" in name]
+        rest = [p for name, p in named if "lora_embedding" not in name]
+        self._optimizer = torch.optim.AdamW([{"params": rest, "lr": recipe.learning_rate},
+                                             {"params": rows, "lr": recipe.embedding_rate}], weight_decay=recipe.weight_decay)
+
+    def step(self) -> None:
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+@contextmanager
+def _adapter(loaded: LoadedModel, recipe: Recipe, seed: int) -> Iterator[_Lora]:
+    """A fresh adapter inside the model, and the model as it was afterwards."""
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    with_rows = recipe.embedding_rate > 0
+    name = loaded.anatomy.embedding.removesuffix(".weight")
+    targets = [module for module, kind in loaded.model.named_modules() if isinstance(kind, nn.Linear | Conv1D)
+               and kind is not loaded.model.get_output_embeddings()]
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=[*targets, *([name] if with_rows else [])],
+                        task_type="CAUSAL_LM")
+    with torch.random.fork_rng(devices=[loaded.device] if loaded.device.type == "cuda" else []), warnings.catch_warnings():
+        # peft warns of what it does inside: tied embeddings that are not, names that transformers will drop.
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        model = get_peft_model(loaded.model, config)
+    try:
+        yield _Lora(model, recipe)
+    finally:
+        model.unload()
+        loaded.model.requires_grad_(False)
+
+
+def _stepper(master: Tensor, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
+    @torch.no_grad()
+    def step(parameter: Tensor) -> None:
+        if master is not parameter:
+            master.grad = parameter.grad.float()
+        optimizer.step()
+        if master is not parameter:
+            parameter.copy_(master)
+            master.grad = None
+        parameter.grad = None
+    return step

@@ -1,0 +1,65 @@
+"""What was read off one model state: a named quantity, item by item, so that two states can be compared in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ember_hub.evaluation.score import Score, Unit, mean, proportion
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One quantity of one model state.
+
+    values: by item (a question, a sentence, a prompt), each a fraction or in the unit.
+    better: which way a model that keeps its abilities should move.
+    """
+
+    name: str
+    unit: Unit
+    values: Mapping[str, float]
+    chance: float | None = None
+    better: Better = "higher"
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values.values()) / len(self.values)
+
+    def score(self, stage: str, split: str = "test") -> Score:
+        """The mean with its 95 % interval: Wilson's for accuracies, bootstrapped for everything else."""
+        values = list(self.values.values())
+        if self.unit == "accuracy":
+            return proportion(self.name, stage, split, values, self.chance)
+        return mean(self.name, stage, split, values, self.unit, self.chance)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Reading:
+        return cls(**row)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation or an attack found in one model state.
+
+    samples: prompts with their answers and verdicts, the evidence behind the numbers.
+    details: what only this evaluation has, such as a curve over epochs or a value for each layer; plain JSON.
+    """
+
+    readings: Sequence[Reading]
+    samples: Sequence[Mapping[str, Any]] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Measured:
+        return cls(tuple(map(Reading.from_json, row["readings"])), tuple(row["samples"]), row["details"])
+
+    def named(self, name: str) -> Reading | None:
+        """The reading of that name, if it was taken."""
+        return next((reading for reading in self.readings if reading.name == name), None)

@@ -1,0 +1,58 @@
+"""The number that stands first: the worst attack that brings something back, not one that hands it over."""
+
+from __future__ import annotations
+
+from ember_hub.evaluation.attacks.relearning import RelearnLora
+from ember_hub.evaluation.headline import recoveries, worst
+from tests.evaluation.evidence import evidence, state, under_attack
+
+KINDS = {"weak": RelearnLora, "strong": RelearnLora}
+
+
+class CopiesBack(RelearnLora):
+    restores_by_definition = True
+
+
+def test_the_headline_is_the_worst_attack() -> None:
+    found = recoveries(evidence(state(20), state(0), {"weak": {"edited": under_attack(5), "base": under_attack(20)},
+                                                      "strong": {"edited": under_attack(15), "base": under_attack(20)}}), KINDS)
+    headline = worst(found)
+    assert headline.attack == "strong"
+    assert headline.recovered == (15 / 20 - 0.25) / 0.75
+    assert headline.interval[0] < headline.recovered < headline.interval[1]
+
+
+def test_an_attack_that_tells_a_stranger_the_answers_does_not_count() -> None:
+    found = evidence(state(20), state(0), {
+        "weak": {"edited": under_attack(8), "base": under_attack(20), "never-known": under_attack(6)},
+        "strong": {"edited": under_attack(20), "base": under_attack(20), "never-known": under_attack(18)}})
+    by = {r.attack: r for r in recoveries(found, KINDS)}
+    assert by["strong"].hands_over
+    assert not by["weak"].hands_over
+    assert worst(list(by.values())).attack == "weak"
+    assert by["weak"].taught < 0.1
+
+
+def test_copying_the_rows_back_does_not_count() -> None:
+    found = recoveries(evidence(state(20), state(0), {"weak": {"edited": under_attack(20), "base": under_attack(20)}}),
+                       {"weak": CopiesBack})
+    assert found[0].recovered == 1.0
+    assert worst(found) is None
+
+
+def test_the_stricter_of_two_ceilings_is_used() -> None:
+    """Under an attack that weakens the base too, what the edited model shows is a larger share."""
+    found = recoveries(evidence(state(20), state(0), {"weak": {"edited": under_attack(10), "base": under_attack(12)}}), KINDS)
+    assert found[0].recovered == (10 / 20 - 0.25) / (12 / 20 - 0.25)
+
+
+def test_a_format_with_another_chance_is_compared_with_the_base_in_that_format() -> None:
+    attacked = {"weak": {"edited": under_attack(4, 0.0), "base": under_attack(8, 0.0)}}
+    found = recoveries(evidence(state(20), state(0), attacked), KINDS)
+    assert found[0].recovered == 0.5
+
+
+def test_where_the_base_shows_nothing_under_an_attack_nothing_is_claimed() -> None:
+    found = recoveries(evidence(state(20), state(0), {"weak": {"edited": under_attack(5), "base": under_attack(6)}}), KINDS)
+    assert found[0].recovered is None
+    assert worst(found) is None
