@@ -8,15 +8,14 @@ the id of a benchmark dataset on the Hub, and the tests of a concept pack are no
 from __future__ import annotations
 
 import re
-import shlex
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ember_hub.errors import PublishError
+from ember_hub.publish.markup import LOCAL_PATH, Safe, block, code, escape, number, one_line, reference, table
 from ember_hub.publish.push import Form, default_repo
 from ember_hub.publish.view import of_form
 from ember_hub.source.ref import is_repo_id
@@ -26,7 +25,6 @@ FIGURE = "ember/relearning.png"
 TOKENS_SHOWN = 60
 TITLES: Mapping[str, str] = MappingProxyType({
     "base": "Before", "edited": "After",
-    "attack:relearn-paper": "After paper relearning", "attack:relearn-strong": "After strong relearning",
     "concept_known": "Concept, known", "concept_all": "Concept, all",
     "near_domain_known": "Near topics, known", "near_domain_all": "Near topics, all",
     "general_known": "General, known", "general_all": "General, all",
@@ -40,18 +38,8 @@ TITLES: Mapping[str, str] = MappingProxyType({
 })
 _ARMS: Mapping[str, str] = MappingProxyType({
     "edited": "This model", "base": "Unedited base", "ember-only": "EMBER alone", "rmu-only": "RMU alone",
-    "random-edit": "Random edit of the same size",
+    "random-edit": "Random edit of the same size", "never-known": "Base, invented concept",
 })
-_EDGE = r"(?<![\w./<~-])"
-_LOCAL_PATH = re.compile(rf"file:/+|{_EDGE}(?:~?/(?=[^\s/])|~(?=\w)|[A-Za-z]:\\)")
-_LONG_PATH = re.compile(rf"(?:file:/+|{_EDGE}(?:~\w*/|/(?=[^\s/]+/)|[A-Za-z]:\\))[^\s\"'`|,;:)\]]+")
-_SPECIAL = re.compile(r"[\\`*\[\]<>&|{}#~$@]|(?<![^\W_])_|_(?![^\W_])|-{3,}|://|(?<=www)\.|(?<![\w.])/|^[-+=]"
-                      r"|^\d+[.)](?=\s|$)")
-_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-class Safe(str):
-    """Text that is Markdown already."""
 
 
 def render(report: Mapping[str, Any], form: Form, *, base_card: str | None = None,
@@ -89,91 +77,42 @@ def validate(card_text: str) -> None:
     if "base_model" in data and not is_repo_id(str(data["base_model"])):
         raise PublishError(f"the card names {data['base_model']!r} as base, which is no repository", hint=hint)
     home = re.search(rf"(?<![\w.]){re.escape(str(Path.home()))}(?![\w-])", card_text)
-    if found := _LOCAL_PATH.search(card_text) or home:
+    if found := LOCAL_PATH.search(card_text) or home:
         line = card_text[: found.start()].count("\n") + 1
         raise PublishError(f"line {line} of the card holds a path of this machine", hint=hint)
-
-
-def escape(value: object) -> str:
-    """The filter every value passes on its way into the Markdown: harmless there, in HTML and in a table cell."""
-    if isinstance(value, Safe):
-        return value
-    if value is None:
-        return "not recorded"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return _SPECIAL.sub(lambda match: "".join(f"&#{ord(c)};" for c in match[0]), _one_line(str(value)))
-
-
-def _one_line(text: str) -> str:
-    """The text with its line breaks gone, invisible and reordering characters shown, and local paths cut to a name."""
-    text = _LONG_PATH.sub(lambda match: f"path/to/{PurePath(match[0].replace(chr(92), '/')).name}", text)
-    text = re.sub(r"[ \t\r\n\v\f\x85\u2028\u2029]+", " ", text)
-    return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in _INVISIBLE else c for c in text)
-
-
-def _code(text: object) -> Safe:
-    shown = re.sub(r"^ | $", "␣", _one_line(str("not recorded" if text is None else text))) or "(empty)"
-    return Safe(f"<code>{escape(shown)}</code>")
-
-
-def _block(command: str) -> Safe:
-    """A command as a fenced block that it cannot leave, without the paths of this machine."""
-    try:
-        words = [_one_line(word) for word in shlex.split(command)]
-    except ValueError:
-        words = _one_line(command).split()
-    line = _LOCAL_PATH.sub("", " ".join(w if re.fullmatch(r"[\w@%+=:,./-]+", w) else shlex.quote(w) for w in words))
-    fence = "`" * max(3, *(len(run) + 1 for run in ["``", *re.findall("`+", line)]))
-    return Safe(f"{fence}bash\n{line}\n{fence}")
-
-
-def _table(header: Sequence[object], rows: Iterable[Sequence[object]], left: int = 1) -> Safe:
-    """A Markdown table whose first `left` columns are text and the others numbers; empty without rows."""
-    ruler = [":--" if i < left else ":-:" for i in range(len(header))]
-    lines = [[*map(escape, row)] for row in rows]
-    whole = [[*map(escape, header)], ruler, *lines] if lines else []
-    return Safe("\n".join(f"| {' | '.join(line)} |" for line in whole))
-
-
-def _number(value: float | None, unit: str = "accuracy") -> Safe:
-    if value is None or value != value:
-        return Safe("–")
-    return Safe(f"{value:.2f}" if unit == "accuracy" else f"{value:.3f}")
 
 
 def _cell(score: Mapping[str, Any] | None) -> Safe:
     if score is None:
         return Safe("–")
-    low, high = (_number(score[end], score["unit"]) for end in ("low", "high"))
-    return Safe(f"{_number(score['value'], score['unit'])}<br><sub>[{low},&nbsp;{high}]</sub>")
+    low, high = (number(score[end], score["unit"]) for end in ("low", "high"))
+    return Safe(f"{number(score['value'], score['unit'])}<br><sub>[{low},&nbsp;{high}]</sub>")
 
 
 def _parts(report: Mapping[str, Any], form: Form) -> dict[str, Any]:
     """What the template shows and the report does not hold in that shape."""
     scores = {(score["name"], score["stage"]): score for score in report["scores"]}
-    attacks = [stage for stage in dict.fromkeys(stage for _, stage in scores) if stage.startswith("attack:")]
+    attacks = [row for row in report["attacks"] if not row["not_measured"]]
     names = list(dict.fromkeys(name for name, _ in scores))
     is_knowledge = re.compile(r".*_(known|all)").fullmatch
     ember, repo_id = report["ember"], report["model"]["repo_id"]
     link = re.fullmatch(r"https?://[\w.~%/+?=#&-]+", report["model"]["licence"]["link"] or "", re.ASCII)
     return {
-        "knowledge": _results(scores, [name for name in names if is_knowledge(name)], attacks),
-        "language": _results(scores, [name for name in names if not is_knowledge(name)], attacks),
-        "controls": _controls(scores, attacks), "regained": _regained(report), "attacks": [_title(a) for a in attacks],
-        "failed": [gate for gate in report["gates"] if not gate["passed"]], "worst": _worst(scores, attacks),
-        "gates": _table(["", "Value", "Limit", ""], [
-            [gate["name"].capitalize(), _number(gate["value"]), _number(gate["limit"]),
+        "knowledge": _results(scores, [name for name in names if is_knowledge(name)]),
+        "language": _results(scores, [name for name in names if not is_knowledge(name)]),
+        "controls": _controls(scores), "attacked": _attacked(attacks),
+        "tried": Safe(", ".join(escape(row["title"]) for row in attacks)),
+        "failed": [gate for gate in report["gates"] if not gate["passed"]], "worst": (report["worst_attack"] or {}).get("title"),
+        "gates": table(["", "Value", "Limit", ""], [
+            [gate["name"].capitalize(), number(gate["value"]), number(gate["limit"]),
              "holds" if gate["passed"] else Safe("**fails**")] for gate in report["gates"]]),
-        "steps": _table(["Method, in this order", "Settings", "Reference"], [
+        "steps": table(["Method, in this order", "Settings", "Reference"], [
             [method["title"], Safe(", ".join(f"{escape(k)} {escape(v)}" for k, v in method["settings"].items())),
-             _reference(method["reference"])] for method in report["methods"]], left=3),
+             reference(method["reference"])] for method in report["methods"]], left=3),
         "tokens": _tokens(ember["tokens"]) if ember else "",
         "shown": min(TOKENS_SHOWN, len(ember["tokens"])) if ember else 0,
-        "command": _block(report["command"]), "code": _code, "number": _number, "count": lambda n: f"{n:,}",
-        "reference": _reference, "figure": Safe(FIGURE), "licence_link": Safe(link[0]) if link else "",
+        "command": block(report["command"]), "code": code, "number": number, "count": lambda n: f"{n:,}",
+        "reference": reference, "figure": Safe(FIGURE), "licence_link": Safe(link[0]) if link else "",
         "others": [method for method in report["methods"] if method["name"] != "ember"],
         "base": Safe(f"[{escape(repo_id)}](https://huggingface.co/{repo_id})")
         if repo_id and is_repo_id(repo_id) else report["model"]["name"],
@@ -185,52 +124,44 @@ def _title(name: str) -> str:
     return TITLES.get(name, name.partition(":")[2] or name)
 
 
-def _results(scores: Mapping[tuple[str, str], Mapping[str, Any]], names: Sequence[str], attacks: Sequence[str]) -> Safe:
-    """Before, after and after each attack: one row for each name."""
-    stages, rows = ["base", "edited", *attacks], []
+def _results(scores: Mapping[tuple[str, str], Mapping[str, Any]], names: Sequence[str]) -> Safe:
+    """Before and after: one row for each name."""
+    rows = []
     for name in sorted(names, key=lambda name: [*TITLES, name].index(name)):
-        found = [scores[name, stage] for stage in stages if (name, stage) in scores]
+        found = [scores[name, stage] for stage in ("base", "edited") if (name, stage) in scores]
         counts, chance = dict.fromkeys(score["n"] for score in found), {s["chance"] for s in found} - {None}
-        rows.append([_title(name), *(_cell(scores.get((name, stage))) for stage in stages),
-                     ", ".join(map(str, counts)), _number(min(chance, default=None))])
-    return _table(["", *map(_title, stages), "n", "Chance"], [row for row in rows if row[-2]])
+        rows.append([_title(name), *(_cell(scores.get((name, stage))) for stage in ("base", "edited")),
+                     ", ".join(map(str, counts)), number(min(chance, default=None))])
+    return table(["", _title("base"), _title("edited"), "n", "Chance"], [row for row in rows if row[-2]])
 
 
-def _controls(scores: Mapping[tuple[str, str], Mapping[str, Any]], attacks: Sequence[str]) -> Safe:
-    """What each part of the edit does on its own, and what the attacks do to the base."""
-    arms = dict.fromkeys(stage.removeprefix("control:").partition("+")[0] for _, stage in scores if "control:" in stage)
-    names, rows = ("concept_known", "near_domain_known", "general_known"), []
-    for arm in dict.fromkeys(["base", "edited", *arms]) if arms else ():
-        plain = arm if arm in ("base", "edited") else f"control:{arm}"
-        attacked = [a if arm == "edited" else f"control:{arm}+{a.removeprefix('attack:')}" for a in attacks]
-        rows.append([_ARMS.get(arm, arm), *(_cell(scores.get((name, plain))) for name in names),
-                     *(_cell(scores.get(("concept_known", stage))) for stage in attacked)])
-    return _table(["", *map(_title, names), *(f"Concept, {_title(a).lower()}" for a in attacks)], rows)
+def _controls(scores: Mapping[tuple[str, str], Mapping[str, Any]]) -> Safe:
+    """What each part of the edit does on its own."""
+    arms = [stage.removeprefix("control:") for stage in dict.fromkeys(stage for _, stage in scores)
+            if stage.startswith("control:") and "+" not in stage]
+    names = ("concept_known", "near_domain_known", "general_known")
+    rows = [[_ARMS.get(arm, arm), *(_cell(scores.get((name, stage))) for name in names)]
+            for arm, stage in [("base", "base"), ("edited", "edited"), *((a, f"control:{a}") for a in arms)]] if arms else []
+    return table(["", *map(_title, names)], rows)
 
 
-def _regained(report: Mapping[str, Any]) -> Safe:
-    levels = list(dict.fromkeys(level for arm in report["regained"].values() for level in arm))
-    rows = [[_ARMS.get(arm, arm), *(_number(values.get(level)) for level in levels)]
-            for arm, values in report["regained"].items() if values]
-    return _table(["", *(_title(f"attack:{level}") for level in levels)], rows)
-
-
-def _worst(scores: Mapping[tuple[str, str], Mapping[str, Any]], attacks: Sequence[str]) -> str | None:
-    """The attack after which most known concept questions are answered."""
-    tried = [attack for attack in attacks if ("concept_known", attack) in scores]
-    worst = max(tried, key=lambda attack: scores["concept_known", attack]["value"], default=None)
-    return worst and _title(worst).removeprefix("After ")
+def _attacked(attacks: Sequence[Mapping[str, Any]]) -> Safe:
+    """Accuracy on known concept questions under each attack, for this model and its controls; the worst first."""
+    arms = [arm for arm in dict.fromkeys(["edited", "base", *(arm for row in attacks for arm in row["arms"])])
+            if any(arm in row["arms"] for row in attacks)]
+    rows = []
+    for row in sorted(attacks, key=lambda row: (not row["is_worst"], -(row["recovered"] or 0.0))):
+        note = "hands the answers over" if row["hands_over"] else "by definition" if row["restores_by_definition"] else ""
+        share = Safe(f"{number(row['recovered'])}<br><sub>{note}</sub>" if note else number(row["recovered"]))
+        rows.append([row["title"].capitalize(), *(_cell(row["arms"].get(arm) and {"unit": "accuracy", **row["arms"][arm]})
+                                                  for arm in arms), share])
+    return table(["", *(_ARMS.get(arm, arm) for arm in arms), "Brought back"], rows)
 
 
 def _tokens(tokens: Sequence[Mapping[str, Any]]) -> Safe:
     farthest = sorted(tokens, key=lambda token: -token["moved"])[:TOKENS_SHOWN]
-    return _table(["Token", "Id", "Purity", "Moved"], [
-        [_code(t["text"]), t["id"], _number(t["purity"]), _number(t["moved"])] for t in farthest])
-
-
-def _reference(text: str) -> str:
-    number = re.fullmatch(r"arXiv[: ]?(\d{4}\.\d{4,5})", text)
-    return Safe(f"[arXiv {number[1]}](https://arxiv.org/abs/{number[1]})") if number else text
+    return table(["Token", "Id", "Purity", "Moved"], [
+        [code(t["text"]), t["id"], number(t["purity"]), number(t["moved"])] for t in farthest])
 
 
 def _metadata(report: Mapping[str, Any], form: Form, base_card: str | None, repo: str) -> str:
@@ -267,12 +198,12 @@ def _eval_results(report: Mapping[str, Any]) -> list[Any]:
         metric_name=f"Accuracy, {score['name'].rpartition('_')[2]} questions, {_bare(_title(score['stage'])).lower()}",
         metric_value=score["value"])
         for score in report["scores"] for part in [score["name"].rpartition("_")[0]]
-        if part in subject and score["unit"] == "accuracy" and _number(score["value"]) != "–"
-        and not score["stage"].startswith("control:")]
+        if part in subject and score["unit"] == "accuracy" and number(score["value"]) != "–"
+        and (score["stage"] in ("base", "edited") or (score["name"] == "concept_known" and score["stage"].startswith("attack:")))]
 
 
 def _bare(text: str) -> str:
-    return _LOCAL_PATH.sub("", _one_line(text))
+    return LOCAL_PATH.sub("", one_line(text))
 
 
 def _slug(text: str) -> str:

@@ -24,5 +24,6 @@ def of_form(report: Mapping[str, Any], form: str) -> Mapping[str, Any]:
         **report,
         "scores": [s | {"stage": "edited"} if s["stage"] == EMBER_ONLY else s for s in scores],
         **{name: verdict.get(name) for name in ("efficacy", "specificity", "coherence", "harmonic")},
-        "recovered": None, "recovered_interval": None, "regained": {}, "curves": [], "gates": [],
+        "recovered": None, "recovered_interval": None, "worst_attack": None, "regained": {}, "curves": [], "gates": [],
+        "attacks": [], "layers": {},
     }

@@ -62,6 +62,18 @@ def _curves(attacks: tuple[str, ...]) -> list[dict[str, Any]]:
     return found
 
 
+def _attacked(attacks: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The worst first as the report has it; every arm with its interval."""
+    def arm(value: float) -> dict[str, Any]:
+        return {"value": value, "low": value / 2, "high": min(1.0, value * 1.5), "n": 21, "chance": 0.25}
+
+    return [{"name": name, "title": name.replace("-", " "), "reference": "arXiv 2606.03695", "battery": "quick",
+             "reproducible": True, "settings": {}, "not_measured": None,
+             "recovered": 0.2105 + 0.2632 * i, "recovered_interval": [0.2213, 0.7318],
+             "arms": {state: arm(0.3571 + 0.1 * i) for state in (*ARMS, "never-known")}, "taught": 0.0714, "hands_over": False,
+             "restores_by_definition": False, "is_worst": i == len(attacks) - 1} for i, name in enumerate(attacks)]
+
+
 def example_report(*, with_ember: bool = True, attacks: tuple[str, ...] = ("relearn-paper", "relearn-strong"),
                    tokens: int = 75) -> dict[str, Any]:
     """A finished run's report, complete and plausible."""
@@ -70,7 +82,10 @@ def example_report(*, with_ember: bool = True, attacks: tuple[str, ...] = ("rele
            "settings": {"depth": 0.25, "learning_rate": 0.0003, "steps": 80}}
     moved = [{"id": 40000 + i, "text": f" covid{i}", "purity": 1 - i / 200, "moved": 2.5 - i / 50} for i in range(tokens)]
     return {
-        "schema": 1, "version": "0.1.0", "seed": 42, "format": "answer",
+        "schema": 2, "version": "0.1.0", "kind": "erasure", "audited": None, "battery": "quick", "evaluations": [], "layers": {},
+        "attacks": _attacked(attacks), "tokens": [],
+        "worst_attack": {"name": attacks[-1], "title": attacks[-1].replace("-", " ")} if attacks else None,
+        "seed": 42, "format": "answer",
         "command": "ember-hub erase HuggingFaceTB/SmolLM2-135M-Instruct --concept covid-19-pandemic --method rmu",
         "model": {"name": "SmolLM2-135M-Instruct", "repo_id": "HuggingFaceTB/SmolLM2-135M-Instruct", "commit": "12fd25f7" * 5,
                   "source_kind": "hub", "gated": False, "is_tied": True, "parameters": 134515008,
@@ -208,7 +223,8 @@ def test_a_failed_limit_stands_in_the_first_line_with_the_attack_that_did_it():
     report["gates"][0] |= {"limit": 0.35, "passed": False}
 
     lines = body(render(report, "model")).strip().splitlines()
-    assert lines[0] == ("# SmolLM2-135M-Instruct with “COVID-19 pandemic” erased – but strong relearning recovers 0.47 of it")
+    assert lines[0] == ("# SmolLM2-135M-Instruct with “COVID-19 pandemic” erased "
+                        "– but an attack (relearn strong) recovers 0.47 of it")
     assert "> - **Outside the limit set for this run:** recovered is 0.47, the limit is 0.35." in lines
 
 
@@ -229,7 +245,7 @@ def test_only_what_was_done_is_told():
 
     assert "880 more are in `ember/report.json`" in with_all
     assert f"]({FIGURE})" in with_all
-    assert "Only these attacks were tried:** paper relearning, strong relearning." in with_all
+    assert "Only these attacks were tried:** relearn paper, relearn strong." in with_all
     for absent in ("Edited tokens", "Copying the base's rows back", FIGURE, "Only these attacks"):
         assert absent in with_all
         assert absent not in without
