@@ -1,0 +1,77 @@
+"""`make evidence`: does EMBER make erasure last? Measured piece by piece on a real model; pieces that are there are kept.
+
+    python -m tests.benchmarks.evidence --model FOLDER --concepts "Harry Potter,Baseball" --data FOLDER --general FILE.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import sys
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+KEPT = Path(__file__).parents[1] / "results"
+LONGEST = 400
+"""Characters of a general question: longer ones cost more than they tell."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.evidence", description=__doc__)
+    parser.add_argument("--model", required=True, help="folder, Hub repository or GGUF file")
+    parser.add_argument("--name", help="folder of the results (default: the model's name)")
+    parser.add_argument("--concepts", required=True, help="names, with commas between them")
+    parser.add_argument("--data", type=Path, help="folder in the layout of the paper's data; built-in packs are used without it")
+    parser.add_argument("--general", type=Path, help="general questions, JSON lines: id, question, choices, answer")
+    parser.add_argument("--work", type=Path, default=Path.home() / ".cache/ember-hub/evidence", help="folder for edits")
+    parser.add_argument("--trials", type=int, default=4, help="settings of RMU that are tried")
+    parser.add_argument("--dtype", default="auto")
+    run(parser.parse_args())
+
+
+def run(given: argparse.Namespace) -> None:
+    from ember_hub.evaluation.token_tree import tried
+    from ember_hub.source.load import load
+    from ember_hub.source.ref import ModelRef
+    from ember_hub.source.resolve import resolve
+    from tests.benchmarks.evidence.clock import Clock
+    from tests.benchmarks.evidence.study import Study, with_general
+    from tests.benchmarks.evidence.table import table
+
+    clock = Clock()
+    base = resolve(ModelRef.parse(given.model), clock)
+    name = given.name or base.name
+    loaded = tried(load(base.folder, dtype=given.dtype, progress=clock))
+    for concept in given.concepts.split(","):
+        pack = _pack(concept.strip(), given.data, given.work)
+        if given.general:
+            pack = with_general(pack, _general(given.general))
+        Study(loaded, base.folder, pack, KEPT / name / pack.name, given.work, given.trials, clock).run()
+    sys.stdout.write(table(KEPT / name))
+
+
+def _pack(name: str, data: Path | None, work: Path):
+    from ember_hub.concepts.paper import import_concept
+    from ember_hub.concepts.registry import find
+
+    if data is None:
+        return find(name)
+    return import_concept(data, name, work / "packs" / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"))
+
+
+def _general(path: Path) -> tuple:
+    """60 questions of the file for tuning and 100 for testing, drawn at random among those that are not long."""
+    from ember_hub.concepts.pack import Question
+
+    rows = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())
+            if len(row["question"]) <= LONGEST and len(set(row["choices"])) == len(row["choices"])]
+    return tuple(Question(str(row["id"]), "tune" if i < 60 else "test", row["question"].strip(), tuple(row["choices"]),
+                          row["choices"][row["answer"]]) for i, row in enumerate(random.Random(0).sample(rows, 160)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""One concept on one model, piece by piece: what EMBER, RMU and both take away, and what relearning brings back.
+
+Each piece is a small JSON file that is kept in the repository, so the table grows from one run to the next and a piece is never
+measured twice. What is too large to keep (edits, factorizations) lies in a work folder, and is made again from the kept settings
+where it is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ember_hub.concepts import labels, registry
+from ember_hub.concepts.pack import ConceptPack
+from ember_hub.edits import store
+from ember_hub.edits.apply import applied
+from ember_hub.edits.controls import random_rows
+from ember_hub.edits.edit import Edit, LowRankRows
+from ember_hub.evaluation.attacks.relearning import RelearnLora, RelearnLoraStrong, Training
+from ember_hub.evaluation.examination import Examiner, Measurement, Syllabus
+from ember_hub.evaluation.language import Predictions, predictions
+from ember_hub.evaluation.questions import NeutralText, Questions
+from ember_hub.evaluation.reading import Measured
+from ember_hub.evaluation.subject import Subject
+from ember_hub.features import factorization
+from ember_hub.features.coverage import coverage
+from ember_hub.features.selection import ConceptRows, choose
+from ember_hub.features.variants import adopt
+from ember_hub.methods.rmu import Rmu
+from ember_hub.publish.export import as_stored
+from ember_hub.settings import EmberSettings, SearchSettings
+from ember_hub.source.load import LoadedModel
+from ember_hub.tuning import Search
+from tests.benchmarks.evidence.clock import Clock
+
+BASE, EMBER, RMU, BOTH, RANDOM = ARMS = ("base", "ember", "rmu", "ember+rmu", "random+rmu")
+LEVELS: dict[str, Training] = {"paper": RelearnLora(), "strong": RelearnLoraStrong()}
+SEED = 42
+
+
+@dataclass(frozen=True)
+class Study:
+    """One concept on one model.
+
+    kept: folder of the pieces, in the repository. work: folder for what is large.
+    """
+
+    loaded: LoadedModel
+    folder: Path
+    pack: ConceptPack
+    kept: Path
+    work: Path
+    trials: int
+    clock: Clock
+
+    def pieces(self) -> dict[str, Callable[[], dict[str, Any]]]:
+        """Every piece by name, in the order in which they need one another."""
+        pieces: dict[str, Callable[[], dict[str, Any]]] = {"base": self._base, "rows": self._rows, "strength": self._strength,
+                                                           "settings": self._settings}
+        pieces |= {f"state-{arm}": lambda arm=arm: self._state(arm) for arm in ARMS}
+        # The claim to be tested first: both arms of it at both levels, then the controls.
+        pieces |= {f"relearned-{level}-{arm}": lambda arm=arm, level=level: self._relearned(arm, level)
+                   for arm in (BOTH, RMU, BASE, RANDOM, EMBER) for level in LEVELS}
+        return pieces
+
+    def run(self) -> None:
+        """Measure the pieces that are missing."""
+        for name, measure in self.pieces().items():
+            if not (self.kept / f"{name}.json").is_file():
+                with self.clock.piece(f"{self.pack.name} {name}") as lap:
+                    found = measure()
+                self._keep(name, found | {"seconds": lap.seconds})
+
+    def read(self, name: str) -> dict[str, Any]:
+        return json.loads((self.kept / f"{name}.json").read_text(encoding="utf-8"))
+
+    def _keep(self, name: str, value: dict[str, Any]) -> None:
+        self.kept.mkdir(parents=True, exist_ok=True)
+        partial = self.kept / f".{name}.partial"
+        partial.write_text(json.dumps(_short(value), ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(self.kept / f"{name}.json")
+
+    @cached_property
+    def examiner(self) -> Examiner:
+        return Examiner(self.loaded, self.pack, self.clock)
+
+    @cached_property
+    def syllabus(self) -> Syllabus:
+        return Syllabus.from_json(self.read("base")["syllabus"])
+
+    @cached_property
+    def base_predictions(self) -> Predictions:
+        return predictions(self.loaded, self.pack.neutral_part("test"))
+
+    @cached_property
+    def search(self) -> Search:
+        tune = Measurement.from_json(self.read("base")["tune"])
+        return Search(self.examiner, self.syllabus, tune, SearchSettings(trials=self.trials), self.clock)
+
+    def _base(self) -> dict[str, Any]:
+        syllabus = self.examiner.syllabus()
+        return {"syllabus": syllabus.to_json(), "tune": self.examiner.tune(syllabus).to_json()}
+
+    def _rows(self) -> dict[str, Any]:
+        rows, found = self._selected()
+        return {"coverage": asdict(coverage(self.pack, rows.token_ids, found, self.loaded.tokenizer)),
+                "tokens": [t.text for t in rows.evidence.tokens if t.accepted],
+                "features": [{"share": f.share, "top": f.top_tokens} for f in rows.evidence.features if f.kept]}
+
+    def _selected(self) -> tuple[ConceptRows, labels.TokenLabels]:
+        tokenizer, embedding = self.loaded.tokenizer, self.loaded.model.get_input_embeddings().weight.detach()
+        others = [pack for pack in registry.built_in() if pack.name != self.pack.name]
+        found = labels.build(self.pack, tokenizer, others)
+        path = self._large("rows")
+        if not path.is_file():
+            factors = factorization.fit(embedding[found.token_ids], found)
+            adopt(choose(factors, found, embedding[found.token_ids], tokenizer), embedding, found, factors, tokenizer).save(path)
+        return ConceptRows.load(path), found
+
+    def _strength(self) -> dict[str, Any]:
+        strength, tried = self.search.strength(self._ember(1.0), EmberSettings().strengths)
+        return {"strength": strength, "tried": [c.to_json() for c in tried]}
+
+    def _ember(self, strength: float) -> Edit:
+        rows, _ = self._selected()
+        return Edit({self.loaded.anatomy.embedding: LowRankRows(rows.token_ids, rows.G, rows.F)}).scaled(strength)
+
+    def _settings(self) -> dict[str, Any]:
+        """RMU's settings, searched without EMBER and used with it too: in doubt the baseline has the advantage."""
+        prepared = Rmu().prepare(self.loaded, self.pack, SEED, self.clock)
+        method, tried = self.search.method(Rmu, {}, lambda m: m.fit(self.loaded, prepared, SEED, self.clock),
+                                           self._large("rmu.journal", ".jsonl"), SEED)
+        return {"settings": method.model_dump(), "passed": any(c.passed for c in tried), "tried": [c.to_json() for c in tried]}
+
+    def _state(self, arm: str) -> dict[str, Any]:
+        found = [instrument.measure(self._subject(arm)) for instrument in (Questions(), NeutralText())]
+        return Measured([reading for measured in found for reading in measured.readings]).to_json()
+
+    def _relearned(self, arm: str, level: str) -> dict[str, Any]:
+        return LEVELS[level].measure(self._subject(arm)).to_json()
+
+    def _subject(self, arm: str) -> Subject:
+        return Subject(self.loaded, self.edit(arm), self.pack, self.syllabus, self.base_predictions, (), SEED, self.clock)
+
+    def edit(self, arm: str) -> Edit:
+        """The edit of one arm, as a checkpoint can hold it; fitted again from the kept settings where the file is gone."""
+        if arm == BASE:
+            return Edit.none()
+        ember = self._ember(self.read("strength")["strength"] or 0.0)
+        if arm == EMBER:
+            return as_stored(self.folder, ember)
+        path = self._large(f"edit-{arm}")
+        if not path.is_file():
+            rows = {RMU: Edit.none(), BOTH: ember, RANDOM: self._random(ember)}[arm]
+            method = Rmu(**self.read("settings")["settings"])
+            with applied(self.loaded.model, rows):
+                prepared = method.prepare(self.loaded, self.pack, SEED, self.clock)
+                store.save(rows.then(method.fit(self.loaded, prepared, SEED, self.clock)), path)
+        return as_stored(self.folder, store.load(path))
+
+    def _random(self, ember: Edit) -> Edit:
+        return random_rows(ember, {name: self.loaded.model.get_parameter(name) for name in ember.changes}, SEED)
+
+    def _large(self, name: str, ending: str = ".safetensors") -> Path:
+        folder = self.work / self.kept.parent.name / self.kept.name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}{ending}"
+
+
+def with_general(pack: ConceptPack, questions: tuple) -> ConceptPack:
+    """The pack with other general-knowledge questions."""
+    return replace(pack, general=questions)
+
+
+def _short(value: Any) -> Any:
+    """Numbers to five digits: the pieces live in the repository."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _short(v) for key, v in value.items()}
+    return [_short(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,103 @@
+"""The table of what was measured, and what it says of the claim, from the kept pieces alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ember_hub.evaluation.evidence import in_pairs
+from ember_hub.evaluation.reading import Measured, Reading
+from ember_hub.evaluation.score import bootstrap
+
+ARMS = {"base": "base", "ember": "EMBER alone", "rmu": "RMU alone", "ember+rmu": "RMU after EMBER",
+        "random+rmu": "RMU after a random edit"}
+LEVELS = ("paper", "strong")
+COLUMNS = {"concept_known": "concept", "concept_probability": "p(right)", "near_domain_known": "near-domain",
+           "general_known": "MMLU", "neutral_loss": "neutral, nats", "valid_mass_concept": "mass, concept",
+           "valid_mass_other": "mass, other"}
+AT_MOST = 0.5
+"""The paper's claim: EMBER and the baseline regain at most this share of what the baseline alone regains."""
+LOSS = 0.05
+"""And this much specificity is lost at most."""
+
+
+def table(folder: Path) -> str:
+    """Markdown: one table for each concept of a model, and one line on the claim."""
+    lines: list[str] = []
+    for concept in sorted(p for p in folder.iterdir() if p.is_dir()):
+        states = {arm: _read(concept / f"state-{arm}.json") for arm in ARMS}
+        attacked = {(arm, level): _read(concept / f"relearned-{level}-{arm}.json") for arm in ARMS for level in LEVELS}
+        lines += [f"**{concept.name}**", "", *_table(states, attacked), "", *_about(concept), *_claim(states, attacked), ""]
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> Measured | None:
+    return Measured.from_json(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def _table(states: Mapping[str, Measured | None], attacked: Mapping[tuple[str, str], Measured | None]) -> Iterator[str]:
+    yield f"| | {' | '.join(COLUMNS.values())} | relearned, LoRA | relearned, strong LoRA |"
+    yield f"|:--|{':-:|' * (len(COLUMNS) + len(LEVELS))}"
+    for arm, title in ARMS.items():
+        cells = [_cell(states[arm], name) for name in COLUMNS]
+        cells += [_cell(attacked[arm, level], "concept_known") for level in LEVELS]
+        yield f"| {title} | {' | '.join(cells)} |"
+
+
+def _cell(measured: Measured | None, name: str) -> str:
+    reading = measured.named(name) if measured else None
+    if reading is None:
+        return "–"
+    score = reading.score("")
+    return f"{score.value:.2f} [{score.low:.2f}, {score.high:.2f}]"
+
+
+def _about(concept: Path) -> Iterator[str]:
+    """What decided the edits, and how long the pieces took."""
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("rows", "strength", "settings")
+             if (path := concept / f"{name}.json").is_file()}
+    if len(found) == 3:
+        rmu = ", ".join(f"{key} {found['settings']['settings'][key]:.3g}" for key in ("steering", "learning_rate", "anchor_weight"))
+        passed = "passes the gates on the tune split" if found["settings"]["passed"] else "**passes no gate on the tune split**"
+        yield f"{len(found['rows']['tokens'])} rows at strength {found['strength']['strength']:g}; RMU ({rmu}) {passed}."
+    pieces = [json.loads(path.read_text(encoding="utf-8")) for path in concept.glob("*.json")]
+    yield f"{sum(piece['seconds'] for piece in pieces) / 60:.0f} minutes on the machine that measured it."
+
+
+def _claim(states: Mapping[str, Measured | None], attacked: Mapping[tuple[str, str], Measured | None]) -> Iterator[str]:
+    """What RMU after EMBER regains against what RMU alone regains, in pairs; and what it costs in specificity."""
+    for level in LEVELS:
+        needed = [states["rmu"], attacked["rmu", level], states["ember+rmu"], attacked["ember+rmu", level]]
+        if any(m is None for m in needed):
+            continue
+        rmu, both = (_regained(before, after) for before, after in (needed[:2], needed[2:]))
+        low, high = bootstrap([rmu, both], lambda a, b: b.mean(axis=1) - a.mean(axis=1))
+        share = f"{both.mean() / rmu.mean():.2f} of it" if rmu.mean() > 0 else "nothing to compare with"
+        holds = "holds" if rmu.mean() > 0 and both.mean() <= AT_MOST * rmu.mean() else "does not hold"
+        yield (f"Relearning ({level}) gives RMU alone {rmu.mean():+.2f} back and RMU after EMBER {both.mean():+.2f}: {share} "
+               f"(difference {both.mean() - rmu.mean():+.2f} [{low:+.2f}, {high:+.2f}]). At most half: {holds}.")
+    lost = [_mean(states["rmu"], name) - _mean(states["ember+rmu"], name) for name in ("near_domain_known", "general_known")
+            if states["rmu"] and states["ember+rmu"]]
+    if lost:
+        verdict = "holds" if max(lost) <= LOSS else "does not hold"
+        yield f"Specificity against RMU alone: near-domain {-lost[0]:+.2f}, MMLU {-lost[1]:+.2f}. A loss under 5 %: {verdict}."
+
+
+def _regained(before: Measured | None, after: Measured | None) -> np.ndarray:
+    """Gain of each question, in pairs."""
+    one, other = in_pairs(_reading(before, "concept_known"), _reading(after, "concept_known"))
+    return other - one
+
+
+def _reading(measured: Measured | None, name: str) -> Reading:
+    reading = measured.named(name) if measured else None
+    assert reading is not None, f"no {name} in this piece"
+    return reading
+
+
+def _mean(measured: Any, name: str) -> float:
+    return _reading(measured, name).mean
