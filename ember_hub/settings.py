@@ -58,9 +58,11 @@ class SearchSettings(Section):
 class VerifySettings(Section):
     """What is measured at the end."""
 
-    battery: Literal["quick"] = Field("quick", description="Which evaluations and attacks run.")
-    levels: tuple[Literal["paper", "strong"], ...] = Field(("paper", "strong"), description="Levels of the relearning attack.")
-    paragraphs: int = Field(100, ge=1, description="Most paragraphs about the concept that an attacker trains on.")
+    battery: Literal["quick", "standard", "full"] = Field("quick", description="Which evaluations and attacks run.")
+    only: tuple[str, ...] = Field((), description="Evaluations and attacks to run instead of a battery, by name.")
+    skip: tuple[str, ...] = Field((), description="Evaluations and attacks to leave out, by name.")
+    bench: tuple[str, ...] = Field((), description="Tasks of lm-evaluation-harness to run on base and edited model.")
+    bench_limit: int | None = Field(None, ge=1, description="Most questions of each of these tasks (default: all).")
 
 
 class PublishSettings(Section):
@@ -91,13 +93,15 @@ class Settings(Section):
     search: SearchSettings = SearchSettings()
     verify: VerifySettings = VerifySettings()
     publish: PublishSettings = PublishSettings()
-    method_settings: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="Fixed settings of methods, by method; what is fixed is not searched.")
+    plugins: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Settings of methods, evaluations and attacks, by name; what is fixed is not searched.")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result: everything but where it is written to and whether it is pushed."""
-        own = self.model_dump(mode="json", exclude={"output", "publish", "gates", "model", "concept", "device"})
-        return own | {"form": self.publish.form, "base_id": self.publish.base_id}
+        """What decides the edited model: not where it is written to, whether it is pushed, or how it is verified."""
+        besides = {"output", "publish", "gates", "model", "concept", "device", "verify", "plugins"}
+        own = self.model_dump(mode="json", exclude=besides)
+        fixed = {name: self.plugins[name] for name in self.methods if name in self.plugins}
+        return own | {"method_settings": fixed, "form": self.publish.form, "base_id": self.publish.base_id}
 
 
 def resolve(flags: Mapping[str, Any], *, assignments: Iterable[str] = (), config: Path | None = None,
@@ -114,7 +118,7 @@ def resolve(flags: Mapping[str, Any], *, assignments: Iterable[str] = (), config
     merged: dict[str, Any] = {}
     if config:
         for key, value in _from_toml(config).items():
-            _put(merged, [key] if key in Settings.model_fields else ["method_settings", _method(key)], value, str(config))
+            _put(merged, [key] if key in Settings.model_fields else ["plugins", _plugin(key)], value, str(config))
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(PREFIX) and name not in NOT_SETTINGS:
             _put(merged, name.removeprefix(PREFIX).lower().split("__"), _value(value), name)
@@ -144,9 +148,9 @@ def _value(text: str) -> Any:
 
 
 def _put(merged: dict[str, Any], keys: list[str], value: Any, origin: str) -> None:
-    """Set a nested key; a key whose first part is no setting belongs to the method of that name."""
+    """Set a nested key; a key whose first part is no setting belongs to the method, evaluation or attack of that name."""
     if len(keys) == 2 and keys[0] not in Settings.model_fields:
-        keys = ["method_settings", _method(keys[0]), keys[1]]
+        keys = ["plugins", _plugin(keys[0]), keys[1]]
     place = merged
     for key in keys[:-1]:
         place = place.setdefault(key, {})
@@ -155,12 +159,15 @@ def _put(merged: dict[str, Any], keys: list[str], value: Any, origin: str) -> No
     place[keys[-1]] = value
 
 
-def _method(name: str) -> str:
-    """A section that is not ours belongs to the method of that name, unless it looks like one of ours misspelt."""
+def _plugin(name: str) -> str:
+    """A section that is not ours belongs to the plug-in of that name, unless it looks like one of ours misspelt.
+
+    Plug-ins are written with hyphens; environment variables cannot be.
+    """
     nearest = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.75)
     if nearest:
         raise ConfigError(f"no section {name!r}", hint=f"did you mean {nearest[0]}?")
-    return name
+    return name.replace("_", "-")
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

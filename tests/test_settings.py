@@ -18,16 +18,17 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(tmp_path: Path)
     found = resolve(FLAGS | {"seed": 5}, config=config, environment={"EMBER_HUB_EMBER__SEEDS": "4", "EMBER_HUB_SEED": "7"},
                     assignments=["search.trials=2"])
     assert (found.seed, found.ember.seeds, found.ember.clip, found.search.trials) == (5, 4, 3.0, 2)
-    assert found.method_settings == {"rmu": {"steps": 9}}
+    assert found.plugins == {"rmu": {"steps": 9}}
 
 
-def test_settings_of_methods_go_to_their_method() -> None:
-    assert resolve(FLAGS, assignments=["rmu.steps=150"], environment={}).method_settings == {"rmu": {"steps": 150}}
+def test_settings_of_plug_ins_go_to_their_plug_in() -> None:
+    assert resolve(FLAGS, environment={"EMBER_HUB_RELEARN_LORA__TEXTS": "9"}).plugins == {"relearn-lora": {"texts": 9}}
+    assert resolve(FLAGS, assignments=["rmu.steps=150"], environment={}).plugins == {"rmu": {"steps": 150}}
 
 
 @pytest.mark.parametrize(("text", "hint"), [("ember.sede=3", "ember.seeds"), ("embr.seeds=3", "ember"),
                                             ("search.trails=3", "search.trials"),
-                                            ("verify.levels=[\"hard\"]", "--help"), ("ember.seeds=0", "--help"),
+                                            ("verify.battery=hard", "--help"), ("ember.seeds=0", "--help"),
                                             ("nonsense", "section.key=value")])
 def test_a_typo_is_refused_with_the_nearest_name(text: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -46,9 +47,11 @@ def test_a_broken_or_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_what_does_not_change_the_result_does_not_change_the_run_folder() -> None:
     one = resolve(FLAGS, environment={})
-    elsewhere = resolve(FLAGS | {"output": "/elsewhere", "gates": {"recovered": 0.3}, "publish": {"push": True}}, environment={})
+    elsewhere = resolve(FLAGS | {"output": "/elsewhere", "gates": {"recovered": 0.3}, "publish": {"push": True},
+                                 "verify": {"battery": "full"}}, assignments=["sampling.samples=4"], environment={})
     other = resolve(FLAGS | {"seed": 1}, environment={})
     assert one.identity() == elsewhere.identity() != other.identity()
+    assert resolve(FLAGS, assignments=["rmu.steps=9"], environment={}).identity() != one.identity()
 
 
 def test_every_setting_says_what_it_is() -> None:

@@ -13,8 +13,11 @@ from ember_hub.errors import EmberHubError
 
 COMMANDS = {
     "erase": "Erase a concept from a model, verify it, and write (or push) the result.",
+    "verify": "Audit an edited model or adapter that anybody made.",
     "concepts": "List, show, check or import concept packs.",
     "methods": "The installed methods, with their settings and references.",
+    "evaluations": "The installed evaluations and attacks, with their settings and references.",
+    "report": "Write the report of a finished run: one self-contained page, and Markdown.",
     "card": "Print the model card of a finished run.",
     "push": "Push a finished run to the Hub.",
 }

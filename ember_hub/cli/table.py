@@ -20,8 +20,8 @@ ROWS = (
     ("mass on valid answers, others", "valid_mass_other"),
     ("neutral text, nats per token", "neutral_loss"),
 )
-STAGES = (("before", "base"), ("after", "edited"), ("relearned (paper)", "attack:relearn-paper"),
-          ("relearned (strong)", "attack:relearn-strong"))
+ARMS = (("edited", "this model"), ("base", "base"), ("never-known", "never knew"))
+WIDTH = 34
 
 
 def print_report(outcome: Outcome) -> None:
@@ -32,39 +32,55 @@ def print_report(outcome: Outcome) -> None:
     click.echo()
     for title, path in (("model", outcome.model), ("patch", outcome.patch),
                         ("card", _first(outcome.model, outcome.patch)),
-                        ("figure", outcome.folder / "reports/figures/relearning.png"),
-                        ("report", outcome.folder / "reports/report.json")):
+                        ("page", outcome.folder / "reports/report.html"), ("report", outcome.folder / "reports/report.json")):
         if path is not None and path.exists():
             click.echo(f"{title:<8} {path}")
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """The table, line by line."""
+    """The tables, line by line; a gate that failed comes first."""
+    for gate in (g for g in report["gates"] if not g["passed"]):
+        yield f"FAILED   {gate['name']} is {_value(gate['value'])}, the limit is {gate['limit']:g}\n"
     by = {(s["name"], s["stage"]): s for s in report["scores"]}
-    stages = [(title, stage) for title, stage in STAGES if any(s["stage"] == stage for s in report["scores"])]
+    controls = sorted({stage for _, stage in by if stage.startswith("control:") and "+" not in stage})
+    stages = [("before", "base"), ("after", "edited"), *((stage.removeprefix("control:"), stage) for stage in controls)]
     yield _row("", [title for title, _ in stages])
-    for title, name in ROWS:
-        cells = [_cell(by.get((name, stage))) for _, stage in stages]
-        if any(cells):
-            yield _row(title, cells)
-    yield ""
-    controls = sorted({s["stage"] for s in report["scores"] if s["stage"].startswith("control:")})
-    for stage in controls:
-        score = by.get(("concept_known", stage))
-        if score:
-            yield _row(f"control: {stage.removeprefix('control:')}"[:44], [_cell(score)], width=46)
+    known = [name for _, name in ROWS]
+    others = dict.fromkeys(name for name, stage in by if stage == "edited" and name not in known)
+    for title, name in (*ROWS, *((name.replace("_", " "), name) for name in others)):
+        if by.get((name, "edited")):
+            yield _row(title, [_cell(by.get((name, stage))) for _, stage in stages])
+    yield from _attacks(report)
     yield ""
     for name in ("efficacy", "specificity", "coherence", "harmonic", "recovered"):
-        value = report[name]
-        yield f"{name:<12} {'not measured' if value is None else f'{value:.2f}'}"
+        yield f"{name:<12} {_value(report[name])}" + (
+            f", the worst case: {report['worst_attack']['title']}" if name == "recovered" and report["worst_attack"] else "")
     if report["ember"]:
         yield f"\nEMBER: {report['ember']['verdict']}"
     for warning in report["warnings"]:
         yield f"Note: {warning}"
 
 
-def _row(title: str, cells: Sequence[str], width: int = 32) -> str:
-    return (f"{title:<{width}}" + "".join(f"{cell:<22}" for cell in cells)).rstrip()
+def _attacks(report: Mapping[str, Any]) -> Iterator[str]:
+    """What each attack brings back, the most first; those that were not measured with the reason."""
+    measured = [row for row in report["attacks"] if not row["not_measured"]]
+    if measured:
+        yield ""
+        yield _row("under attack: questions it knew", [*(title for _, title in ARMS), "brought back"])
+    for row in sorted(measured, key=lambda row: -(row["recovered"] or 0.0)):
+        mark = " (hands the answers over)" if row["hands_over"] else " (by definition)" if row["restores_by_definition"] else ""
+        yield _row(row["title"], [*(_cell(row["arms"].get(arm)) for arm, _ in ARMS), _value(row["recovered"]) + mark])
+    for row in (*report["evaluations"], *report["attacks"]):
+        if row["not_measured"]:
+            yield f"not measured: {row['name']} ({row['not_measured']})"
+
+
+def _value(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
+
+
+def _row(title: str, cells: Sequence[str]) -> str:
+    return (f"{title[:WIDTH - 1]:<{WIDTH}}" + "".join(f"{cell:<22}" for cell in cells)).rstrip()
 
 
 def _cell(score: Mapping[str, Any] | None) -> str:

@@ -132,7 +132,7 @@ def _resolve_hub(ref: ModelRef, progress: Progress) -> Base:
     from huggingface_hub.constants import is_offline_mode
 
     is_offline = is_offline_mode()
-    with _hub_errors(ref):
+    with hub_errors(ref):
         # Also notes in the cache which commit the revision was, for the day when the Hub cannot be asked.
         commit = resolve_revision(ref.location, revision=ref.revision, local_files_only=is_offline).resolved
         if is_offline:
@@ -225,7 +225,7 @@ def _bar_class(done: Any) -> type:
 
 
 @contextmanager
-def _hub_errors(ref: ModelRef) -> Iterator[None]:
+def hub_errors(ref: ModelRef) -> Iterator[None]:
     """Inside, what goes wrong with the Hub is raised as our errors."""
     import httpx2
     from huggingface_hub import errors

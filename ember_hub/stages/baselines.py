@@ -14,7 +14,7 @@ from ember_hub.tuning import Candidate, Search
 
 def search(shop: Workshop) -> Search:
     """The search of this run, on the tune split, under its gates."""
-    return Search(shop.examiner(), shop.syllabus, shop.before("tune"), shop.settings.search, shop.progress)
+    return Search(shop.examiner(), shop.syllabus, shop.before(), shop.settings.search, shop.progress)
 
 
 def fit_methods(shop: Workshop) -> None:
@@ -55,7 +55,7 @@ def _fit_method(shop: Workshop, index: int, name: str) -> None:
     for earlier in range(index):
         prefix = prefix.then(shop.edit(shop.method_edit(earlier)))
     kind = shop.methods[name]
-    fixed = dict(shop.settings.method_settings.get(name, {}))
+    fixed = dict(shop.settings.plugins.get(name, {}))
     seed = shop.settings.seed
     prepared: list[Any] = []
 

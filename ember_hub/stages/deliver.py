@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ember_hub.errors import ConfigError, GateFailed, HashMismatch
-from ember_hub.evaluation.figures import relearning_figure
-from ember_hub.evaluation.report import BASE, EDITED
+from ember_hub.errors import GateFailed, HashMismatch
+from ember_hub.evaluation.evidence import EDITED
 from ember_hub.progress import Progress
 from ember_hub.publish import card
 from ember_hub.publish.export import export_model
@@ -17,22 +16,12 @@ from ember_hub.publish.patch import make_patch
 from ember_hub.publish.push import Form, Pushed, Target, preflight, push
 from ember_hub.publish.reload import ReloadProof, reload_check, write_expected
 from ember_hub.run import Run, file_sha256, read_report
-from ember_hub.stages.document import REPORT, compose, samples
-from ember_hub.stages.verify import evidence
 from ember_hub.stages.workshop import Workshop
 
 FIGURE = "reports/figures/relearning.png"
 FILES = "reports/files.json"
 BASE_CARD = "reports/base-card.md"
-GATES = ("recovered", "efficacy", "specificity", "coherence", "harmonic")
 FORMS: dict[str, tuple[Form, ...]] = {"full": ("model",), "patch": ("patch",), "both": ("model", "patch")}
-
-
-def check_gates(gates: Mapping[str, float]) -> None:
-    """Refuse limits on what is not measured, before anything is."""
-    for name in gates:
-        if name not in GATES:
-            raise ConfigError(f"no result is called {name!r}", hint=f"--fail-under takes {', '.join(GATES)}")
 
 
 def forms(shop: Workshop) -> tuple[Form, ...]:
@@ -51,7 +40,7 @@ def write_out(shop: Workshop) -> None:
 
 
 def _write_out(shop: Workshop) -> None:
-    edit, anatomy, run = shop.arm(EDITED), shop.loaded.anatomy, shop.run
+    edit, anatomy, run = shop.edit_of(EDITED), shop.loaded.anatomy, shop.run
     folders: dict[Form, Path] = {form: run.path(f"out/{form}") for form in forms(shop)}
     about: dict[str, Any] = {"model": None, "patch": None}
     if "model" in folders:
@@ -76,22 +65,13 @@ def _measured(folder: Path, form: Form, found: ReloadProof) -> dict[str, Any]:
             "reload": f"bit-equal logits on {found.sequences} probe texts in a new process ({found.dtype}, {found.device})"}
 
 
-def write_report(shop: Workshop) -> dict[str, Any]:
-    """Report, figure, and the card of everything that was written, made anew from the run folder each time."""
-    found = evidence(shop)
-    report = compose(shop, found, shop.run.read_json(FILES))
+def write_cards(shop: Workshop, report: Mapping[str, Any]) -> None:
+    """The card of everything that was written, with the evidence that it refers to."""
     original = shop.base.folder / "README.md"
     if original.is_file():
         shop.run.write(BASE_CARD, original.read_text(encoding="utf-8", errors="replace"))
-    shop.run.write_json(REPORT, report)
-    if report["curves"]:
-        relearning_figure(report, shop.run.path(FIGURE))
-    for moment, arm in (("before", BASE), ("after", EDITED)):
-        shop.run.write_jsonl(f"samples/{moment}.jsonl", samples(shop, found.arms[arm]))
     for form in forms(shop):
         _write_card(shop.run, report, form)
-    shop.say("report", f"{len(report['scores'])} scores · {shop.run.folder / REPORT}")
-    return report
 
 
 def _write_card(run: Run, report: Mapping[str, Any], form: Form, repo: str | None = None) -> None:

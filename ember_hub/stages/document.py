@@ -5,71 +5,120 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 from ember_hub import __version__
 from ember_hub.evaluation import report as reports
-from ember_hub.evaluation.examination import PARTS, Measurement
+from ember_hub.evaluation.base import Attack, Evaluation, Instrument
+from ember_hub.evaluation.evidence import EDITED, EMBER_ONLY, Evidence, scores
+from ember_hub.evaluation.examination import PARTS
+from ember_hub.evaluation.gates import gate_rows
+from ember_hub.evaluation.headline import recoveries, worst
+from ember_hub.evaluation.reading import Measured, Reading
 from ember_hub.settings import Settings
+from ember_hub.stages.bench import bench_scores
 from ember_hub.stages.embed import SELECTION, TUNING, read_ember
-from ember_hub.stages.workshop import EMBER_ONLY, Workshop
+from ember_hub.stages.tokens import edited_tokens
+from ember_hub.stages.verify import missing
+from ember_hub.stages.workshop import Workshop
 
 REPORT = "reports/report.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
-def compose(shop: Workshop, found: reports.Evidence, files: dict[str, Any]) -> dict[str, Any]:
+def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str, Any]:
     """The whole report; its schema is the contract that card, table and other programs read."""
-    verdict = reports.verdict(found)
-    recovered = reports.recovered(found)
+    attacks = _attacks(shop, found)
+    headline = next((row for row in attacks if row["is_worst"]), None)
     report: dict[str, Any] = {
-        "schema": SCHEMA, "version": __version__, "command": command(shop), "seed": shop.settings.seed,
-        "model": _model(shop), "concept": _concept(shop), "methods": _methods(shop), "ember": read_ember(shop),
+        "schema": SCHEMA, "version": __version__, "kind": shop.kind, "command": command(shop), "seed": shop.settings.seed,
+        "model": _model(shop), "audited": shop.audited(), "concept": _concept(shop), "methods": _methods(shop),
+        "ember": read_ember(shop), "tokens": edited_tokens(shop),
         "format": found.syllabus.format, "known": {part: _known(shop, part) for part in PARTS},
-        "scores": [score.to_json() for score in reports.scores(found)],
-        **{key: _rounded(value) for key, value in verdict.to_json().items()},
-        "ember_alone": _ember_alone(found),
-        "recovered": _rounded(recovered[0]) if recovered else None,
-        "recovered_interval": [_rounded(v) for v in recovered[1]] if recovered else None,
-        "regained": reports.regained(found), "curves": reports.curves(found),
-        "warnings": reports.warnings(found), "seconds": shop.run.seconds(),
-        "environment": {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-                        "torch": version("torch"), "transformers": version("transformers"), "ember_hub": __version__},
-        "out": files,
+        "battery": shop.settings.verify.battery, "evaluations": _evaluations(shop, found),
+        "scores": [*(score.to_json() for score in scores(found)), *bench_scores(shop)],
+        **{key: _rounded(value) for key, value in reports.verdict(found).to_json().items()},
+        "ember_alone": _ember_alone(found), "attacks": attacks,
+        "recovered": headline and headline["recovered"], "recovered_interval": headline and headline["recovered_interval"],
+        "worst_attack": headline and {"name": headline["name"], "title": headline["title"]},
+        "regained": reports.regained(found), "curves": reports.curves(found), "layers": reports.layers(found),
+        "warnings": reports.warnings(found), "seconds": shop.run.seconds(), "environment": _environment(), "out": files,
     }
-    return report | {"gates": reports.gate_rows(shop.settings.gates, report)}
+    return report | {"gates": gate_rows(shop.settings.gates, report, found)}
 
 
-def samples(shop: Workshop, measured: Measurement) -> list[dict[str, Any]]:
-    """How one model state answered each test question: the evidence behind its accuracies."""
-    asked = {q.id: q for part in ("questions", "near_domain", "general") for q in shop.pack.asked(part, "test")}
-    return [{"id": a.id, "part": part, "known": a.id in shop.syllabus.known["test"][part], "question": asked[a.id].question,
-             "answer": asked[a.id].answer, "chosen": [asked[a.id].options[i] for i in a.choices],
-             "accuracy": a.accuracy, "probability": round(a.probability, 4)}
-            for part in PARTS for a in measured.answers[part]]
+def _environment() -> dict[str, str]:
+    return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
+            "torch": version("torch"), "transformers": version("transformers"), "ember_hub": __version__}
+
+
+def _attacks(shop: Workshop, found: Evidence) -> list[dict[str, Any]]:
+    """Every attack of the battery: what it brings back, on the result and on the controls."""
+    kinds = {i.name: i for i in shop.instruments if isinstance(i, Attack)}
+    recovered = {r.attack: r for r in recoveries(found, kinds)}
+    strongest = worst(list(recovered.values()))
+    rows = []
+    for name, attack in kinds.items():
+        r = recovered.get(name)
+        states = {state: _arm(reading) for state in found.attacked.get(name, {}) if (reading := found.under(name, state))}
+        rows.append(_about(shop, attack, found.attacked.get(name, {}).get(EDITED)) | {
+            "arms": states, "recovered": _rounded(r.recovered) if r else None,
+            "recovered_interval": [_rounded(v) for v in r.interval] if r and r.interval else None,
+            "taught": _rounded(r.taught) if r else None, "hands_over": bool(r and r.hands_over),
+            "restores_by_definition": attack.restores_by_definition, "is_worst": r is not None and r is strongest})
+    return rows
+
+
+def _arm(reading: Reading) -> dict[str, Any]:
+    score = reading.score("")
+    return {"value": score.value, "low": score.low, "high": score.high, "n": score.n, "chance": score.chance}
+
+
+def _evaluations(shop: Workshop, found: Evidence) -> list[dict[str, Any]]:
+    return [_about(shop, i, found.states[EDITED].get(i.name)) for i in shop.instruments if isinstance(i, Evaluation)]
+
+
+def _about(shop: Workshop, instrument: Instrument, measured: Measured | None) -> dict[str, Any]:
+    """What an instrument is, and why it was not measured if it was not."""
+    reason = missing(shop, instrument)
+    if reason is None and (measured is None or not measured.readings):
+        reason = measured.details.get("reason", "nothing to measure") if measured else "the base knows nothing to attack"
+    return {"name": instrument.name, "title": instrument.title, "reference": instrument.reference, "battery": instrument.battery,
+            "reproducible": instrument.reproducible, "settings": instrument.model_dump(mode="json"), "not_measured": reason}
 
 
 def command(shop: Workshop) -> str:
     """The command that makes this run again, with names instead of this machine's paths."""
-    settings, defaults = shop.settings, {name: field.default for name, field in Settings.model_fields.items()}
-    words = ["ember-hub", "erase", shop.base.repo_id or shop.base.name, "--concept", shop.pack.name]
+    settings, base = shop.settings, shop.base.repo_id or shop.base.name
     if shop.base.repo_id and shop.base.source_kind == "hub" and shop.base.commit:
-        words[2] += f"@{shop.base.commit}"
-    words += [w for name in settings.methods or ("none",) for w in ("--method", name)]
-    words += ["--as", settings.publish.form, "--seed", str(settings.seed)] + (["--no-ember"] if not settings.ember.enabled else [])
+        base += f"@{shop.base.commit}"
+    if audited := shop.audited():
+        words = ["ember-hub", "verify", audited["repo_id"] or audited["name"], "--base", base, "--concept", shop.pack.name]
+    else:
+        words = ["ember-hub", "erase", base, "--concept", shop.pack.name]
+        words += [w for name in settings.methods or ("none",) for w in ("--method", name)]
+        words += ["--as", settings.publish.form] + (["--no-ember"] if not settings.ember.enabled else [])
+    words += ["--battery", settings.verify.battery, "--seed", str(settings.seed)]
+    return shlex.join([*words, *_changed(settings)])
+
+
+def _changed(settings: Settings) -> Iterator[str]:
+    """Every other setting that is not as it usually is."""
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
     for section in ("ember", "features", "search", "verify"):
         own, usual = getattr(settings, section).model_dump(mode="json"), defaults[section].model_dump(mode="json")
-        words += [w for key, value in own.items() if value != usual[key] and key != "enabled"
-                  for w in ("--set", f"{section}.{key}={json.dumps(value)}")]
-    words += [w for name, fixed in settings.method_settings.items() for key, value in fixed.items()
-              for w in ("--set", f"{name}.{key}={json.dumps(value)}")]
-    return shlex.join(words)
+        for key in (k for k, value in own.items() if value != usual[k] and k not in ("enabled", "battery")):
+            yield from ("--set", f"{section}.{key}={json.dumps(own[key])}")
+    for name, fixed in settings.plugins.items():
+        for key, value in fixed.items():
+            yield from ("--set", f"{name}.{key}={json.dumps(value)}")
 
 
-def _ember_alone(found: reports.Evidence) -> dict[str, float | None] | None:
+def _ember_alone(found: Evidence) -> dict[str, float | None] | None:
     """Verdict of the embedding edit without the other methods: what a patch can claim."""
-    if EMBER_ONLY not in found.arms:
+    if EMBER_ONLY not in found.states:
         return None
     return {key: _rounded(value) for key, value in reports.verdict(found, EMBER_ONLY).to_json().items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from ember_hub.errors import DiskError, NotEnoughMemory
-from ember_hub.evaluation.attacks.relearning import PROTOCOLS, attack_bytes
+from ember_hub.evaluation.attacks.relearning import Training
 from ember_hub.source.anatomy import empty_model
 from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.load import placement, resolve_dtype
@@ -44,11 +44,12 @@ def _require_memory(shop: Workshop) -> None:
     plan = empty_model(shop.base.folder, settings.trust_remote_code)
     kind = resolve_dtype(settings.dtype, plan)
     size = model_bytes(plan, kind)
-    attacks = [attack_bytes(size // kind.itemsize, kind.itemsize, PROTOCOLS[level]) for level in settings.verify.levels]
-    needed, free = size + max(attacks, default=0) + BESIDES, _free(placement(settings.device, size))
+    attacks = {i.name: i.recipe.bytes(size // kind.itemsize, kind.itemsize) for i in shop.instruments if isinstance(i, Training)}
+    needed, free = size + max(attacks.values(), default=0) + BESIDES, _free(placement(settings.device, size))
     if needed > free:
+        small = [f"--skip {name}" for name, extra in attacks.items() if size + extra + BESIDES > free]
         raise NotEnoughMemory(f"base and copy under attack take {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free",
-                              hint='attack less hard with --set \'verify.levels=["paper"]\' (or []), or take a larger machine')
+                              hint=f"leave out what does not fit ({' '.join(small) or 'nothing fits'}), or take a larger machine")
 
 
 def _free(place: str) -> int:

@@ -1,16 +1,20 @@
-"""The base examined, the edited model and its controls examined the same way, and all of them again after relearning."""
+"""Every model state under every evaluation, and every attack on every state, one file for each."""
 
 from __future__ import annotations
 
-from ember_hub.evaluation.attacks.relearning import PROTOCOLS, Level, relearn
-from ember_hub.evaluation.examination import Examiner, Measurement
+from collections.abc import Iterator
+
+from ember_hub.concepts.registry import never_known
+from ember_hub.evaluation.base import Attack, Evaluation, Instrument
+from ember_hub.evaluation.evidence import BASE, STRANGER, Evidence
 from ember_hub.evaluation.language import predictions
-from ember_hub.evaluation.report import BASE, Evidence, Point, Relearned
+from ember_hub.evaluation.reading import Measured
+from ember_hub.evaluation.subject import Subject
 from ember_hub.stages.workshop import BEFORE, NEUTRAL, Workshop
 
 
 def examine_base(shop: Workshop) -> None:
-    """Which format suits the base, what it knows, and every number that later ones are compared with."""
+    """Which format suits the base, what it knows, and what the search will compare with."""
     def work() -> None:
         examiner = shop.examiner()
         syllabus = examiner.syllabus()
@@ -18,7 +22,7 @@ def examine_base(shop: Workshop) -> None:
         anatomy = shop.loaded.anatomy
         shop.run.write_json(BEFORE, {
             "model": {"is_tied": anatomy.is_tied, "parameters": sum(p.numel() for p in shop.loaded.model.parameters())},
-            "syllabus": syllabus.to_json(), "tune": examiner.tune(syllabus).to_json(), "test": examiner.test(syllabus).to_json()})
+            "syllabus": syllabus.to_json(), "tune": examiner.tune(syllabus).to_json()})
 
     shop.run.stage("before", (), (BEFORE, NEUTRAL), work)
     known = shop.syllabus.known["test"]
@@ -27,67 +31,92 @@ def examine_base(shop: Workshop) -> None:
                        f"({shop.syllabus.format} format, test split) · {shop.run.folder / BEFORE}")
 
 
-def examine_edited(shop: Workshop) -> None:
-    """The edited model and the controls on the test split, one file each."""
-    done_before = shop.edit_stages()
-    for arm in shop.arms():
-        shop.run.stage(f"after-{arm}", ("before", *done_before), (_arm_file(arm),), lambda arm=arm: _examine(shop, arm))
-    shop.say("after", f"{len(shop.arms())} model states examined · {shop.run.folder / 'reports/arms'}")
-
-
-def _examine(shop: Workshop, arm: str) -> None:
-    with shop.edited(shop.arm(arm)):
-        measured = shop.examiner().test(shop.syllabus, shop.neutral_predictions())
-    shop.run.write_json(_arm_file(arm), measured.to_json())
+def examine(shop: Workshop) -> None:
+    """Every evaluation of the battery on the base, the result and the controls."""
+    kinds = [i for i in shop.instruments if isinstance(i, Evaluation)]
+    for instrument in kinds:
+        for state in (BASE, *shop.states()):
+            _measure(shop, instrument, state)
+    shop.say("states", f"{len(shop.states()) + 1} model states under {len(kinds)} evaluations · "
+                       f"{shop.run.folder / 'reports/states'}")
 
 
 def attack(shop: Workshop) -> None:
-    """Relearning at every level, on the edited model and on each control, one file each."""
-    arms = shop.attacked_arms()
-    for level in shop.settings.verify.levels:
-        for arm in arms:
-            _attack_one(shop, arm, level)
-    shop.say("attacks", f"relearning at {len(shop.settings.verify.levels)} levels on {len(arms)} model states · "
-                        f"{shop.run.folder / 'reports/relearned'}")
+    """Every attack of the battery on the result, the controls, the base, and the base with a concept that it never knew."""
+    kinds = [i for i in shop.instruments if isinstance(i, Attack)]
+    if not shop.syllabus.known["test"]["concept"]:
+        shop.say("attacks", "none: the base knows no question that an attack could bring back")
+        return
+    for instrument in kinds:
+        for state in shop.attacked_states():
+            _measure(shop, instrument, state)
+    shop.say("attacks", f"{len(kinds)} attacks on {len(shop.attacked_states())} model states · "
+                        f"{shop.run.folder / 'reports/attacks'}")
 
 
-def _attack_one(shop: Workshop, arm: str, level: Level) -> None:
-    name = _attack_file(arm, level)
-    paragraphs = shop.pack.relearning[: shop.settings.verify.paragraphs]
-
-    def work() -> None:
-        points: list[dict] = []
-
-        def after_epoch(victim, epoch: int) -> None:
-            answers = Examiner(victim, shop.pack, shop.progress).known_concept(shop.syllabus)
-            points.append({"epoch": epoch, "values": [a.accuracy for a in answers]})
-
-        victim = relearn(shop.loaded, shop.arm(arm), paragraphs, PROTOCOLS[level], seed=shop.settings.seed,
-                         after_epoch=after_epoch, progress=shop.progress)
-        measured = Examiner(victim, shop.pack, shop.progress).attacked(shop.syllabus)
-        shop.run.write_json(name, {"arm": arm, "level": level, "measured": measured.to_json(), "curve": points})
-
-    shop.run.stage(f"relearned-{level}-{arm}", ("before", *shop.edit_stages()), (name,), work)
+def missing(shop: Workshop, instrument: Instrument, state: str = BASE) -> str | None:
+    """Why an instrument cannot be used on a state; None when it can. Asked once: an answer may take a look at the Hub."""
+    pack = never_known() if state == STRANGER else shop.pack
+    key = (instrument.name, pack.name)
+    if key not in shop.reasons:
+        shop.reasons[key] = instrument.missing(pack)
+    return shop.reasons[key]
 
 
 def evidence(shop: Workshop) -> Evidence:
-    """Everything measured so far, read back from the run folder."""
-    arms = {BASE: shop.before("test")}
-    for arm in shop.arms():
-        arms[arm] = Measurement.from_json(shop.run.read_json(_arm_file(arm)))
-    relearned = [_read_attack(shop, arm, level) for level in shop.settings.verify.levels for arm in shop.attacked_arms()]
-    return Evidence(shop.syllabus, arms, relearned)
+    """Everything that this battery measured, read back from the run folder."""
+    states: dict[str, dict[str, Measured]] = {state: {} for state in (BASE, *shop.states())}
+    attacked: dict[str, dict[str, Measured]] = {}
+    for instrument, state in _measured(shop):
+        found = Measured.from_json(shop.run.read_json(_file(instrument, state)))
+        if isinstance(instrument, Attack):
+            attacked.setdefault(instrument.name, {})[state] = found
+        else:
+            states[state][instrument.name] = found
+    return Evidence(shop.syllabus, states, attacked)
 
 
-def _read_attack(shop: Workshop, arm: str, level: Level) -> Relearned:
-    row = shop.run.read_json(_attack_file(arm, level))
-    return Relearned(arm, level, Measurement.from_json(row["measured"]),
-                     [Point(p["epoch"], p["values"]) for p in row["curve"]])
+def subject(shop: Workshop, state: str) -> Subject:
+    """A model state as the instruments see it."""
+    edit = shop.edit_of(BASE if state == STRANGER else state)
+    known = Subject(shop.loaded, edit, shop.pack, shop.syllabus, shop.neutral_predictions(), shop.tokens(), shop.settings.seed,
+                    shop.progress)
+    return known.stranger(never_known()) if state == STRANGER else known
 
 
-def _arm_file(arm: str) -> str:
-    return f"reports/arms/{arm}.json"
+def _measure(shop: Workshop, instrument: Instrument, state: str) -> None:
+    if missing(shop, instrument, state):
+        return
+    name = _file(instrument, state)
+
+    def work() -> None:
+        shop.run.write_json(name, instrument.measure(subject(shop, state)).to_json())
+
+    shop.run.stage(_stage(instrument, state), _needed(shop), (name,), work, instrument.model_dump(mode="json"))
 
 
-def _attack_file(arm: str, level: Level) -> str:
-    return f"reports/relearned/{level}-{arm}.json"
+def is_measured(shop: Workshop, instrument: Instrument, state: str) -> bool:
+    """Whether the measurement is there, of these edits and with these settings."""
+    inputs = shop.run.inputs(_needed(shop), instrument.model_dump(mode="json"))
+    return shop.run.is_done(_stage(instrument, state), inputs)
+
+
+def _needed(shop: Workshop) -> tuple[str, ...]:
+    return ("before", *shop.edit_stages())
+
+
+def _measured(shop: Workshop) -> Iterator[tuple[Instrument, str]]:
+    for instrument in shop.instruments:
+        for state in shop.attacked_states() if isinstance(instrument, Attack) else (BASE, *shop.states()):
+            if (shop.run.folder / _file(instrument, state)).is_file() and not missing(shop, instrument, state):
+                yield instrument, state
+
+
+def _stage(instrument: Instrument, state: str) -> str:
+    return f"{'attack' if isinstance(instrument, Attack) else 'state'}-{instrument.name}-{state}"
+
+
+def _file(instrument: Instrument, state: str) -> str:
+    if isinstance(instrument, Attack):
+        return f"reports/attacks/{instrument.name}/{state}.json"
+    return f"reports/states/{state}/{instrument.name}.json"

@@ -6,17 +6,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from safetensors.torch import load_file, save_file
 
 from ember_hub.concepts.pack import ConceptPack
 from ember_hub.edits import store
 from ember_hub.edits.apply import applied
-from ember_hub.edits.edit import Edit
+from ember_hub.edits.edit import Edit, Replaced
+from ember_hub.evaluation.base import Instrument
+from ember_hub.evaluation.evidence import BASE, EDITED, EMBER_ONLY, RANDOM, STRANGER
 from ember_hub.evaluation.examination import Examiner, Measurement, Syllabus
 from ember_hub.evaluation.language import Predictions
-from ember_hub.evaluation.report import BASE, EDITED
 from ember_hub.evaluation.token_tree import tried
 from ember_hub.methods.base import Method
 from ember_hub.progress import Progress
@@ -32,7 +34,6 @@ EMBER_EDIT = "edits/0-ember.safetensors"
 BEFORE = "reports/before.json"
 NEUTRAL = "reports/neutral.safetensors"
 RANDOM_EDIT = "edits/control-random.safetensors"
-EMBER_ONLY, RANDOM = "ember-only", "random-edit"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,10 @@ class Workshop:
     pack: ConceptPack
     run: Run
     methods: Mapping[str, type[Method]]
+    instruments: tuple[Instrument, ...]
     progress: Progress
+
+    kind: ClassVar[Literal["erasure", "audit"]] = "erasure"
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -56,11 +60,17 @@ class Workshop:
                           progress=self.progress))
 
     @cached_property
+    def reasons(self) -> dict[tuple[str, str], str | None]:
+        """Why an instrument cannot be used with a pack, for those that were asked already."""
+        return {}
+
+    @cached_property
     def syllabus(self) -> Syllabus:
         return Syllabus.from_json(self.run.read_json(BEFORE)["syllabus"])
 
-    def before(self, split: str) -> Measurement:
-        return Measurement.from_json(self.run.read_json(BEFORE)[split])
+    def before(self) -> Measurement:
+        """The base on the tune split."""
+        return Measurement.from_json(self.run.read_json(BEFORE)["tune"])
 
     def neutral_predictions(self) -> Predictions:
         tensors = load_file(self.run.folder / NEUTRAL)
@@ -95,7 +105,7 @@ class Workshop:
             edit = edit.then(self.edit(self.method_edit(index, prefix)))
         return edit
 
-    def arms(self) -> tuple[str, ...]:
+    def states(self) -> tuple[str, ...]:
         """Every model state that is examined beside the base: the result first, then what it is compared with."""
         if not self.ember_edit().changes:
             return (EDITED,)
@@ -103,17 +113,22 @@ class Workshop:
             return EDITED, RANDOM
         return EDITED, EMBER_ONLY, self.methods_only, RANDOM
 
-    def attacked_arms(self) -> tuple[str, ...]:
-        """The states that are attacked: all but EMBER alone, and the base itself."""
-        return (*(arm for arm in self.arms() if arm != EMBER_ONLY), BASE)
+    def attacked_states(self) -> tuple[str, ...]:
+        """The states that are attacked: all but EMBER alone, the base itself, and the base with an invented concept."""
+        return (*(state for state in self.states() if state != EMBER_ONLY), BASE, STRANGER)
+
+    def tokens(self) -> tuple[int, ...]:
+        """Vocabulary rows of the input embedding that the result changes."""
+        change = self.edit_of(EDITED).changes.get(self.loaded.anatomy.embedding)
+        return () if change is None or isinstance(change, Replaced) else tuple(change.token_ids.tolist())
 
     @property
     def methods_only(self) -> str:
         """Name of the control that leaves EMBER out."""
         return "-".join([*self.settings.methods, "only"])
 
-    def arm(self, name: str) -> Edit:
-        """The edit of one model state, as the checkpoint can hold it."""
+    def edit_of(self, state: str) -> Edit:
+        """The edit that makes one model state, as the checkpoint can hold it."""
         parts = {
             BASE: Edit.none,
             EDITED: lambda: self.ember_edit().then(self.methods_edit()),
@@ -122,7 +137,17 @@ class Workshop:
             self.methods_only: lambda: self.methods_edit("control-only-"),
         }
         # What is examined is what a file can hold, bit for bit, not what float64 would make of it.
-        return as_stored(self.base.folder, parts[name]())
+        return as_stored(self.base.folder, parts[state]())
+
+    def audited(self) -> dict[str, Any] | None:
+        """Which published model this is about; none when we made it ourselves."""
+        return None
+
+    def written(self) -> tuple[Path | None, Path | None]:
+        """Folders of the edited model and of the patch, those that are there."""
+        folders = (self.run.folder / "out" / form for form in ("model", "patch"))
+        model, patch = (folder if folder.is_dir() else None for folder in folders)
+        return model, patch
 
     def stages_before_method(self, index: int) -> tuple[str, ...]:
         return ("before", *(("ember",) if self.settings.ember.enabled else ()), *(f"method-{i + 1}" for i in range(index)))

@@ -1,0 +1,61 @@
+"""Options that several commands share, and how they become settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ember_hub.errors import ConfigError
+
+_VERIFICATION = (
+    click.option("--battery", type=click.Choice(["quick", "standard", "full"]),
+                 help="Evaluations and attacks to run (see `ember-hub evaluations`).  [default: quick]"),
+    click.option("--only", multiple=True, metavar="NAME", help="Run this evaluation or attack, and no battery; may be repeated."),
+    click.option("--skip", multiple=True, metavar="NAME", help="Leave it out; may be repeated."),
+    click.option("--bench", metavar="TASK,...", help="Tasks of lm-evaluation-harness, for base and edited model."),
+    click.option("--fail-under", "gates", multiple=True, metavar="NAME=VALUE",
+                 help="Limit on a result: recovered[.ATTACK] at most; efficacy, specificity, coherence, harmonic and the share kept "
+                      "of any score (near_domain, general, mmlu, ...) at least."),
+    click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Where run folders are kept.  [default: runs]"),
+    click.option("--device", help="auto, cpu, cuda, cuda:1, ..."),
+    click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), help="Number type of the model."),
+    click.option("--seed", type=int, help="Seed of everything random.  [default: 42]"),
+    click.option("--trust-remote-code", is_flag=True, help="Allow the model repository's own Python code to run."),
+    click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other setting, e.g. rmu.steps=150."),
+    click.option("--config", type=click.Path(path_type=Path), help="TOML file with settings."),
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+    click.option("--quiet", is_flag=True, help="Say nothing while working."),
+)
+
+
+def verification(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of everything that measures."""
+    for option in reversed(_VERIFICATION):
+        command = option(command)
+    return command
+
+
+def flags(given: dict[str, Any]) -> dict[str, Any]:
+    """What was given on the command line, as nested settings; what was left out is left to the other sources."""
+    found = {key: given[key] for key in ("concept", "output", "device", "dtype", "seed") if given[key] is not None}
+    if given["trust_remote_code"]:
+        found["trust_remote_code"] = True
+    if given["gates"]:
+        found["gates"] = dict(map(_gate, given["gates"]))
+    if given["base_id"]:
+        found["publish"] = {"base_id": given["base_id"]}
+    chosen = {key: list(given[key]) for key in ("only", "skip") if given[key]}
+    chosen |= {"battery": given["battery"]} if given["battery"] else {}
+    chosen |= {"bench": given["bench"].split(",")} if given["bench"] else {}
+    return found | ({"verify": chosen} if chosen else {})
+
+
+def _gate(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError as error:
+        raise ConfigError(f"--fail-under {text!r} is no limit", hint="write --fail-under recovered=0.35") from error
