@@ -17,8 +17,8 @@ _VERIFICATION = (
     click.option("--skip", multiple=True, metavar="NAME", help="Leave it out; may be repeated."),
     click.option("--bench", metavar="TASK,...", help="Tasks of lm-evaluation-harness, for base and edited model."),
     click.option("--fail-under", "gates", multiple=True, metavar="NAME=VALUE",
-                 help="Limit on a result: recovered[.ATTACK] at most; efficacy, specificity, coherence, harmonic and the share kept "
-                      "of any score (near_domain, general, mmlu, ...) at least."),
+                 help="Limit on a result: recovered[.ATTACK] at most; efficacy, specificity, coherence, harmonic and the share "
+                      "kept of any score (near_domain, general, mmlu, ...) at least."),
     click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Where run folders are kept.  [default: runs]"),
     click.option("--device", help="auto, cpu, cuda, cuda:1, ..."),
     click.option("--dtype", type=click.Choice(["auto", "bfloat16", "float16", "float32"]), help="Number type of the model."),
