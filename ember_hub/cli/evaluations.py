@@ -13,17 +13,15 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def evaluations(battery: str, as_json: bool) -> None:
     """The installed evaluations and attacks, with their settings and references."""
-    from ember_hub.evaluation.base import Attack
     from ember_hub.evaluation.registry import battery as instruments
 
     found = instruments(battery, {})
     if as_json:
-        click.echo(json.dumps({i.name: {"kind": "attack" if isinstance(i, Attack) else "evaluation", "battery": i.battery,
+        click.echo(json.dumps({i.name: {"kind": i.kind, "battery": i.battery,
                                         "title": i.title, "reference": i.reference, "reproducible": i.reproducible,
                                         "settings": i.model_json_schema()["properties"]} for i in found}))
         return
     for i in found:
-        kind = "attack" if isinstance(i, Attack) else "evaluation"
-        click.echo(f"{i.name}  {kind}, from the {i.battery} battery on: {i.title} · {i.reference}")
+        click.echo(f"{i.name}  {i.kind}, from the {i.battery} battery on: {i.title} · {i.reference}")
         for key, field in type(i).model_fields.items():
             click.echo(f"  --set {i.name}.{key}={json.dumps(getattr(i, key))}  {field.description or ''}".rstrip())

@@ -47,6 +47,8 @@ class Instrument(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: ClassVar[str]
+    """"evaluation" or "attack"."""
     name: ClassVar[str]
     title: ClassVar[str]
     """One line, as it stands in tables and figures."""
@@ -74,6 +76,8 @@ class Instrument(BaseModel, ABC):
 class Evaluation(Instrument):
     """One measured property of a model state."""
 
+    kind: ClassVar[str] = "evaluation"
+
 
 class Attack(Instrument):
     """One attempt to bring the knowledge back; its first reading is `concept_known`.
@@ -81,6 +85,7 @@ class Attack(Instrument):
     The same attack is made on the base, on each control, and on the base with a concept that no model knows.
     """
 
+    kind: ClassVar[str] = "attack"
     restores_by_definition: ClassVar[bool] = False
     """True for what undoes the edit itself: reported as a limit of the threat model, not counted in the headline."""
 

@@ -21,7 +21,7 @@ from ember_hub.settings import Settings
 from ember_hub.stages.bench import bench_scores
 from ember_hub.stages.embed import SELECTION, TUNING, read_ember
 from ember_hub.stages.tokens import edited_tokens
-from ember_hub.stages.verify import missing
+from ember_hub.stages.verify import missing, stages_of
 from ember_hub.stages.workshop import Workshop
 
 REPORT = "reports/report.json"
@@ -44,9 +44,18 @@ def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str,
         "recovered": headline and headline["recovered"], "recovered_interval": headline and headline["recovered_interval"],
         "worst_attack": headline and {"name": headline["name"], "title": headline["title"]},
         "regained": reports.regained(found), "curves": reports.curves(found), "layers": reports.layers(found),
-        "warnings": reports.warnings(found), "seconds": shop.run.seconds(), "environment": _environment(), "out": files,
+        "warnings": reports.warnings(found), "seconds": _seconds(shop), "environment": _environment(), "out": files,
     }
     return report | {"gates": gate_rows(shop.settings.gates, report, found)}
+
+
+def _seconds(shop: Workshop) -> dict[str, float]:
+    """How long the stages took when they were done; what this battery measured, together by kind."""
+    taken = shop.run.seconds()
+    measured = [(f"{i.kind}s", taken.pop(stage, 0.0)) for i in shop.instruments for stage in stages_of(shop, i)]
+    sums = {kind: round(sum(s for k, s in measured if k == kind), 2) for kind in dict.fromkeys(kind for kind, _ in measured)}
+    # What is left of another battery in the same folder is not this report's.
+    return {name: s for name, s in taken.items() if not name.startswith(("state-", "attack-"))} | sums
 
 
 def _environment() -> dict[str, str]:

@@ -95,10 +95,19 @@ def _measure(shop: Workshop, instrument: Instrument, state: str) -> None:
     shop.run.stage(_stage(instrument, state), _needed(shop), (name,), work, instrument.model_dump(mode="json"))
 
 
+def stages_of(shop: Workshop, instrument: Instrument) -> list[str]:
+    """The names under which the run remembers what an instrument measured."""
+    return [_stage(instrument, state) for state in _states(shop, instrument)]
+
+
 def is_measured(shop: Workshop, instrument: Instrument, state: str) -> bool:
     """Whether the measurement is there, of these edits and with these settings."""
     inputs = shop.run.inputs(_needed(shop), instrument.model_dump(mode="json"))
     return shop.run.is_done(_stage(instrument, state), inputs)
+
+
+def _states(shop: Workshop, instrument: Instrument) -> tuple[str, ...]:
+    return shop.attacked_states() if isinstance(instrument, Attack) else (BASE, *shop.states())
 
 
 def _needed(shop: Workshop) -> tuple[str, ...]:
@@ -107,7 +116,7 @@ def _needed(shop: Workshop) -> tuple[str, ...]:
 
 def _measured(shop: Workshop) -> Iterator[tuple[Instrument, str]]:
     for instrument in shop.instruments:
-        for state in shop.attacked_states() if isinstance(instrument, Attack) else (BASE, *shop.states()):
+        for state in _states(shop, instrument):
             if (shop.run.folder / _file(instrument, state)).is_file() and not missing(shop, instrument, state):
                 yield instrument, state
 
