@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ember_hub.progress import Progress
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "erase"]
+__all__ = ["__version__", "erase", "verify"]
 
 
 def erase(model: str, concept: str, *, progress: Progress | None = None, **settings: Any) -> Outcome:
@@ -27,3 +27,19 @@ def erase(model: str, concept: str, *, progress: Progress | None = None, **setti
     from ember_hub.settings import resolve
 
     return run(resolve({"model": model, "concept": concept, **settings}), progress=progress)
+
+
+def verify(model: str, concept: str, *, base: str = "", progress: Progress | None = None, **settings: Any) -> Outcome:
+    """Audit an edited model or adapter; the keywords are the settings of `ember-hub verify`, nested as in TOML.
+
+    Args:
+        base: the model that it was made from; an adapter names its own.
+
+    Raises:
+        EmberHubError: with `message` and `hint`.
+    """
+    from ember_hub.pipeline import verify as run
+    from ember_hub.settings import resolve
+
+    own = {"model": base, "concept": concept, "methods": [], "ember": {"enabled": False}}
+    return run(resolve({**settings, **own}), model, progress=progress)

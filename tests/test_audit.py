@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+import ember_hub as ember_hub_package
 from tests.models import pico_llama
 from tests.toy_run import Toy, ember_hub
 
@@ -62,6 +63,15 @@ def test_an_adapter_names_its_own_base_and_is_audited_like_a_model(toy: Toy, tmp
     assert "ember-hub verify adapter --base " in report["command"]
     page = next((tmp_path / "runs").glob("audit-adapter--*/*/reports/report.html"))
     assert "Toy inventors" in page.read_text()
+
+
+def test_python_says_the_same_as_the_command(toy: Toy, tmp_path: Path) -> None:
+    louder = published(toy, tmp_path / "louder", lambda model: model.model.layers[0].mlp.down_proj.weight.mul_(1.1))
+    outcome = ember_hub_package.verify(str(louder), str(toy.pack), base=str(toy.model), output=tmp_path / "runs",
+                                       verify={"only": ["questions", "restore-rows"]})
+    assert outcome.report["audited"]["changed"] == 1
+    assert outcome.report["recovered"] is None, "copying rows back is no attack that counts"
+    assert outcome.model is None
 
 
 def test_typed_again_an_audit_only_reads(toy: Toy, tmp_path: Path) -> None:
