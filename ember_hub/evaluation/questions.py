@@ -13,7 +13,7 @@ from ember_hub.evaluation.reading import Measured, Reading
 if TYPE_CHECKING:
     from ember_hub.evaluation.subject import Subject
 
-TOKENS_OF_QUESTION = 100
+TOKENS_OF_QUESTION = 40
 TOKENS_OF_SENTENCE = 40
 
 

@@ -12,7 +12,7 @@ from ember_hub.stages.workshop import Workshop
 
 TRAINED = 4.0
 """A token that is trained on, in tokens that are read: forward, backward through activations, backward through weights, update."""
-WRITTEN = 6.0
+WRITTEN = 3.0
 """A token that is generated in a small batch, in tokens that are read side by side."""
 SENTENCES = 24
 

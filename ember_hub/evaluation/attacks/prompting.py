@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ember_hub.evaluation.subject import Subject
     from ember_hub.source.load import LoadedModel
 
-TOKENS_OF_QUESTION = 100
+TOKENS_OF_QUESTION = 40
 CHARACTERS_OF_TOKEN = 4
 QUESTIONS_OF_PASS = 4
 """About so many share one reading of the passage."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
 TOKENS_OF_PARAGRAPH = 80
-TOKENS_OF_QUESTION = 100
+TOKENS_OF_QUESTION = 40
 MASS_QUESTIONS = 20
 
 
@@ -44,6 +44,8 @@ Texts = Annotated[int, Field(ge=1, description="Most texts that the attacker tra
 class Training(Attack):
     """An attack that trains; subclasses say on what, and with which settings."""
 
+    looks_beside: ClassVar[bool] = True
+    """Whether neighbours of the concept, and readiness to answer, are measured after the training too."""
     epochs: Epochs = 2
     batch_size: BatchSize = 4
     learning_rate: Rate = 2e-4
@@ -77,7 +79,8 @@ class Training(Attack):
             curve.append({"epoch": epoch, "values": [a.accuracy for a in answers]})
 
         with trained(subject, self.material(subject), self.recipe, note) as loaded:
-            readings = (*concept_readings(subject.known(), answers), *_beside(loaded, subject))
+            beside = _beside(loaded, subject) if self.looks_beside else ()
+        readings = (*concept_readings(subject.known(), answers), *beside)
         return Measured(readings, details={"curve": curve, **self.recipe.to_json()})
 
 
@@ -136,6 +139,7 @@ class RelearnFew(RelearnLora):
     title: ClassVar[str] = "relearning on few paragraphs"
     reference: ClassVar[str] = "ember-hub; few samples as in arXiv 2409.18025"
     battery: ClassVar[Battery] = "quick"
+    looks_beside: ClassVar[bool] = False
 
     learning_rate: Rate = 1e-3
     texts: Texts = 16
