@@ -56,24 +56,20 @@ def measure(quick: bool, model: str | None = None, one_thread: bool = False) -> 
         plain = load(folder, dtype="float32")
         for format in FORMATS:
             posed = _posed(plain, format, QUESTIONS[quick])
-            reference = _alone(plain, posed)
-            trees, alone = found[format]
-            measured[f"{format}_against_float32"] = {
-                "trees": _agreement(trees, reference), "one_at_a_time": _agreement(alone, reference),
-                "trees_in_float32": _agreement(_trees(plain, posed), reference)}
+            measured[format] |= _agreement(found[format] | {"float32_trees": _trees(plain, posed)}, _alone(plain, posed))
         return measured
     finally:
         torch.set_num_threads(threads)
 
 
-def _timed(loaded: LoadedModel, questions: int, clock: Callable[[], float]) -> tuple[Measured, dict[Format, tuple[Tensor, Tensor]]]:
+def _timed(loaded: LoadedModel, questions: int, clock: Callable[[], float]) -> tuple[Measured, dict[Format, dict[str, Tensor]]]:
     posed = {format: _posed(loaded, format, questions) for format in FORMATS}
     _trees(loaded, posed["answer"][:8])
     rates, times, found = [_rates(loaded, clock)], {}, {}
     for format, asked in posed.items():
         trees, tree_seconds = _best(lambda asked=asked: _trees(loaded, asked), clock)
         alone, alone_seconds = _best(lambda asked=asked: _alone(loaded, asked), clock)
-        found[format], times[format] = (trees, alone), (tree_seconds, alone_seconds)
+        found[format], times[format] = {"trees": trees, "one_at_a_time": alone}, (tree_seconds, alone_seconds)
         rates.append(_rates(loaded, clock))
     square, in_shapes = map(max, zip(*rates, strict=True))
     measured: Measured = {"threads": torch.get_num_threads(), "square_gflops": square / 1e9, "model_shapes_gflops": in_shapes / 1e9}
@@ -93,11 +89,11 @@ def _compared(loaded: LoadedModel, posed: Sequence[Posed], tree: float, alone: f
             "limit_seconds": limit, "share_of_limit": limit / tree, "needed_seconds": needed, "share_of_needed": needed / tree}
 
 
-def _agreement(found: Tensor, rows: Tensor) -> dict[str, float]:
-    """Of log-likelihoods, (prompts, options)."""
-    apart = (found - rows).abs()
-    return {"largest_difference_nats": float(apart.max()), "mean_difference_nats": float(apart.mean()),
-            "same_answers": float((found.argmax(1) == rows.argmax(1)).double().mean())}
+def _agreement(ways: dict[str, Tensor], reference: Tensor) -> dict[str, float]:
+    """Of log-likelihoods, (prompts, options): the largest difference in nats, and the share of prompts with the same answer."""
+    apart = {f"{way}_difference_nats": float((found - reference).abs().max()) for way, found in ways.items()}
+    same = {f"{way}_same_answers": float((found.argmax(1) == reference.argmax(1)).double().mean()) for way, found in ways.items()}
+    return apart | same
 
 
 def _posed(loaded: LoadedModel, format: Format, count: int) -> list[Posed]:

@@ -41,6 +41,12 @@ def test_the_tree_gives_the_log_probabilities_of_single_passes(name: str, reques
             torch.testing.assert_close(found, straightforward(model.model, text), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["llama_folder", "gemma_folder", "gpt2_folder"])
+def test_rounding_is_not_taken_for_another_mask(name: str, dtype: str, request: pytest.FixtureRequest) -> None:
+    assert tried(load(request.getfixturevalue(name), dtype=dtype)).reads_trees
+
+
 def test_a_model_without_sdpa_keeps_to_the_mask(llama_folder: Path) -> None:
     model = load(llama_folder)
     model.model.set_attn_implementation("eager")
