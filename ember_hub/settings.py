@@ -62,6 +62,7 @@ class VerifySettings(Section):
     only: tuple[str, ...] = Field((), description="Evaluations and attacks to run instead of a battery, by name.")
     skip: tuple[str, ...] = Field((), description="Evaluations and attacks to leave out, by name.")
     bench: tuple[str, ...] = Field((), description="Tasks of lm-evaluation-harness to run on base and edited model.")
+    bench_include: Path | None = Field(None, description="Folder with more of these tasks, as YAML.")
     bench_limit: int | None = Field(None, ge=1, description="Most questions of each of these tasks (default: all).")
 
 

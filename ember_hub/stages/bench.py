@@ -26,7 +26,7 @@ def run_bench(shop: Workshop, after: str) -> None:
     def work() -> None:
         scores = [score.to_json() for stage, model, patch in _states(shop) for score in run_harness(
             model, patch, wanted.bench, stage=stage, output=shop.run.path("reports/bench"), progress=shop.progress,
-            limit=wanted.bench_limit, device=shop.settings.device, dtype=shop.settings.dtype)]
+            limit=wanted.bench_limit, include=wanted.bench_include, device=shop.settings.device, dtype=shop.settings.dtype)]
         shop.run.write_json(BENCH, scores)
 
     shop.run.stage("bench", (after,), (BENCH,), work, [wanted.bench, wanted.bench_limit])

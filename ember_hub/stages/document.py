@@ -118,7 +118,7 @@ def _changed(settings: Settings) -> Iterator[str]:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     for section in ("ember", "features", "search", "verify"):
         own, usual = getattr(settings, section).model_dump(mode="json"), defaults[section].model_dump(mode="json")
-        for key in (k for k, value in own.items() if value != usual[k] and k not in ("enabled", "battery")):
+        for key in (k for k, value in own.items() if value != usual[k] and k not in ("enabled", "battery", "bench_include")):
             yield from ("--set", f"{section}.{key}={json.dumps(own[key])}")
     for name, fixed in settings.plugins.items():
         for key, value in fixed.items():
