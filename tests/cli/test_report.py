@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.publish.example import example_report, example_samples, old_report, write_run
+from tests.publish.example import example_report, example_samples, write_run
 from tests.toy_run import ember_hub
 
 
@@ -39,8 +39,8 @@ def test_page_and_markdown_are_written_beside_the_report_and_nothing_else_is_tou
     assert contents(run) == after
 
 
-def test_markdown_is_printed_instead_and_a_report_of_the_first_schema_has_one_too(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "old", old_report(), {})
+def test_markdown_is_printed_instead(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "printed", example_report(), {})
     before = contents(run)
     done = ember_hub("report", str(run), "--markdown")
 

@@ -16,7 +16,7 @@ from PIL import Image
 from ember_hub.evaluation.figures import FIGURES, attacks_figure, draw_figures, relearning_figure, tokens_figure
 from ember_hub.evaluation.figures.style import ARMS, spread
 from ember_hub.evaluation.figures.tokens import place
-from tests.publish.example import example_report, old_report
+from tests.publish.example import example_report
 
 NASTY = "$\\alpha_ 語 \u202e\x00 <b> " * 9
 
@@ -117,10 +117,6 @@ def test_up_to_three_training_attacks_are_drawn_the_worst_of_more(levels, height
         less = relearning_figure(report | {"curves": curves[5:]}, tmp_path / "less.png")
         one, other = (np.asarray(Image.open(path))[260:] for path in (drawn, less))
         assert (one == other).all()
-
-
-def test_a_report_that_knows_no_attacks_by_name_still_has_its_curves(tmp_path):
-    assert size(relearning_figure(old_report(), tmp_path / "a.png")) == (1080, 1266)
 
 
 @pytest.mark.parametrize(("tfidf", "mu", "is_named"), [(9.0, 1.0, True), (5.0, 3.0, True), (0.0, 0.1, True), (5.05, 1.05, False)])

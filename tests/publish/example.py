@@ -224,22 +224,6 @@ def example_report() -> dict[str, Any]:
     }
 
 
-def old_report() -> dict[str, Any]:
-    """A report as version 0.1 wrote it: schema 1, with two attacks that were told by the names of their stages."""
-    report = example_report()
-    keys = ("version", "command", "seed", "model", "concept", "methods", "format", "known", "efficacy", "specificity", "coherence",
-            "harmonic", "ember_alone", "recovered", "recovered_interval", "gates", "warnings", "seconds", "environment", "out")
-    tried = ("relearn-paper", "relearn-strong")
-    scores = [{key: value for key, value in score.items() if key not in ("better", "p")} for score in report["scores"]
-              if "never-known" not in score["stage"]
-              and (score["stage"].endswith(tried) or not any(mark in score["stage"] for mark in ("attack:", "+")))]
-    tokens = [{"id": t["id"], "text": t["text"], "purity": t["purity"], "moved": t["moved"]} for t in report["tokens"]]
-    return {key: report[key] for key in keys} | {
-        "schema": 1, "scores": scores, "ember": report["ember"] | {"tokens": tokens},
-        "regained": {arm: {attack: values[attack] for attack in tried} for arm, values in report["regained"].items()},
-        "curves": [curve for curve in report["curves"] if curve["level"] in tried and curve["arm"] != "never-known"]}
-
-
 def example_samples() -> dict[str, list[dict[str, Any]]]:
     """The files of `samples/` by name, without their suffix."""
     before, after = [], []

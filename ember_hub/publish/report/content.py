@@ -222,8 +222,9 @@ def sentence(text: str) -> str:
 
 
 def settings(values: Mapping[str, Any]) -> str:
-    """Settings on one line."""
-    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    """Settings on one line, less those that are not set."""
+    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+                     for name, value in values.items() if value is not None)
 
 
 def _attack(attack: Mapping[str, Any]) -> Titled:
