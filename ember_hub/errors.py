@@ -7,7 +7,9 @@
     │   ├── ModelNotFound     no such repository, folder or file
     │   ├── GatedModel        the repository needs an accepted licence or a token
     │   ├── UnsupportedModel  it is there, but not a causal decoder we can edit
-    │   └── CorruptCheckpoint truncated, inconsistent, or holding values that are not numbers
+    │   ├── CorruptCheckpoint truncated, inconsistent, or holding values that are not numbers
+    │   ├── NoRangedReads     the server gives files as a whole only, or not the part that was asked for
+    │   └── WrongBase         what was made for one base meets another
     ├── ConceptError          the concept pack
     │   ├── PackNotFound
     │   └── PackInvalid
@@ -16,6 +18,7 @@
     │   └── NoFeatureSelected
     ├── EditError
     │   ├── EmptyEdit
+    │   ├── PatchInvalid      a patch folder that is damaged, or cannot be what was asked for
     │   └── ShapeMismatch
     ├── EvaluationError
     │   ├── BaselineAtChance  the base does not know the concept: nothing can be shown
@@ -25,8 +28,10 @@
     │   ├── RunNotFound       no finished run in the folder
     │   ├── NotEnoughMemory   the plan does not fit into this machine
     │   └── DiskError         full, read-only or unreadable
+    ├── AutomationError       watching for releases, and starting work elsewhere
     └── PublishError
         ├── NotVerified       the exported files do not reload to the verified model
+        ├── NotReproduced     the same recipe did not give the same result
         ├── GateFailed        a measured value is outside a limit the user set (exit code 3)
         ├── PushRejected      the Hub or the target repository says no
         └── HashMismatch      what lies on the Hub is not what was sent
@@ -76,6 +81,14 @@ class CorruptCheckpoint(SourceError):
     pass
 
 
+class NoRangedReads(SourceError):
+    pass
+
+
+class WrongBase(SourceError):
+    pass
+
+
 class ConceptError(EmberHubError):
     pass
 
@@ -105,6 +118,10 @@ class EditError(EmberHubError):
 
 
 class EmptyEdit(EditError):
+    pass
+
+
+class PatchInvalid(EditError):
     pass
 
 
@@ -144,11 +161,19 @@ class DiskError(RunError):
     pass
 
 
+class AutomationError(EmberHubError):
+    pass
+
+
 class PublishError(EmberHubError):
     pass
 
 
 class NotVerified(PublishError):
+    pass
+
+
+class NotReproduced(PublishError):
     pass
 
 

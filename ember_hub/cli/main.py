@@ -13,13 +13,18 @@ from ember_hub.errors import EmberHubError
 
 COMMANDS = {
     "erase": "Erase a concept from a model, verify it, and write (or push) the result.",
+    "plan": "Say what an erasure would change, take and cost; downloads no weights and writes nothing.",
     "verify": "Audit an edited model or adapter that anybody made.",
+    "verify-files": "Show tensor by tensor how an edited checkpoint differs from its base.",
+    "patch": "Make, inspect, apply, revert, convert, merge or check patches of the embedding.",
     "concepts": "List, show, check or import concept packs.",
     "methods": "The installed methods, with their settings and references.",
     "evaluations": "The installed evaluations and attacks, with their settings and references.",
     "report": "Write the report of a finished run: one self-contained page, and Markdown.",
     "card": "Print the model card of a finished run.",
     "push": "Push a finished run to the Hub.",
+    "reproduce": "Make a published result again from its own recipe, and compare.",
+    "watch": "Erase again whenever a watched base has a new release.",
 }
 INTERRUPTED = 130
 
@@ -33,7 +38,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return getattr(import_module(f"ember_hub.cli.{name}"), name)
+        module = name.replace("-", "_")
+        return getattr(import_module(f"ember_hub.cli.{module}"), module)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -1,0 +1,1 @@
+"""Releases of watched bases, and work that is started elsewhere for them."""

@@ -1,0 +1,1 @@
+"""Patches as files: the rows of an embedding that an edit replaces. Nothing here imports torch."""
