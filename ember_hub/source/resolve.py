@@ -56,8 +56,12 @@ class Base:
     gated: bool
     source_kind: Kind
 
+    def weights(self) -> Checkpoint:
+        """The tensors of the checkpoint."""
+        return Checkpoint.open(self.folder)
 
-def resolve(ref: ModelRef, progress: Progress | None = None, base_id: str | None = None) -> Base:
+
+def resolve(ref: ModelRef, progress: Progress | None = None, base_id: str | None = None, *, with_weights: bool = True) -> Base:
     """Make the model a local checkpoint folder: download it, convert it, or check that it is one.
 
     Args:
