@@ -95,7 +95,7 @@ def _find_rows(shop: Workshop) -> None:
     with shop.progress.steps("factorizing", ember.seeds) as advance:
         factors = factorization.fit(rows, found, how, on_round)
     chosen = choose(factors, found, rows, tokenizer, SelectionSettings(wanted.min_share, wanted.min_score, wanted.most))
-    chosen = adopt(chosen, checkpoint.read(embedding), found, factors, tokenizer)
+    chosen = adopt(chosen, lambda ids: checkpoint.read_rows(embedding, ids), found, factors, tokenizer)
     for name, value in ((LABELS, found), (FACTORS, factors), (ROWS, chosen)):
         with shop.run.writing(name) as partial:
             value.save(partial)
