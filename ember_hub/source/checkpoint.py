@@ -199,18 +199,22 @@ def row_runs(ids: np.ndarray) -> list[tuple[int, int]]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> shard name, from a safetensors index.
+    """Tensor name -> shard name, from an index file; raises as `parse_weight_map` does."""
+    with open_for_reading(index) as file:
+        return parse_weight_map(index, file.read())
+
+
+def parse_weight_map(index: Path, text: bytes) -> dict[str, str]:
+    """Tensor name -> shard name, from the content of a safetensors index.
 
     Raises:
         CorruptCheckpoint: not JSON, no weight map, or a shard that is not a plain file name.
     """
-    with open_for_reading(index) as file:
-        text = file.read()
     refuse_lfs_pointer(index, text)
     again = "download the index again"
     try:
         weight_map = json.loads(text)["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptCheckpoint(f"{index} is not a safetensors index: {error!r}", hint=again) from error
     if not isinstance(weight_map, dict) or not weight_map:
         raise CorruptCheckpoint(f"{index} maps no tensor to a shard", hint=again)
