@@ -44,6 +44,10 @@ class Quantization(Attack):
 
     rounds_embedding: ClassVar[bool] = False
 
+    @property
+    def needs_whole_weights(self) -> bool:
+        return True
+
     @abstractmethod
     def rounding(self) -> Rounding:
         """How one linear map is rounded."""
