@@ -97,7 +97,7 @@ class Settings(Section):
     """One erasure."""
 
     model: str = Field(description="Hub repository (org/name[@revision]), folder, or .gguf file.")
-    concept: str = Field(description="Name or alias of a concept pack, or its folder.")
+    concept: str = Field(description="Name or alias of a concept pack, or its folder; several with + between them.")
     methods: tuple[str, ...] = Field(("rmu",), description="Baseline methods, in order, after the embedding edit.")
     output: Path = Field(Path("runs"), description="Where run folders are kept.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")

@@ -38,6 +38,10 @@ _VERIFICATION = (
 )
 
 
+concepts = click.option("--concept", required=True, multiple=True, metavar="NAME",
+                        help="Concept pack: name, alias or folder (see `ember-hub concepts list`); several in one run if repeated.")
+
+
 def verification(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of everything that measures."""
     for option in reversed(_VERIFICATION):
@@ -47,7 +51,8 @@ def verification(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def flags(given: dict[str, Any]) -> dict[str, Any]:
     """What was given on the command line, as nested settings; what was left out is left to the other sources."""
-    found = {key: given[key] for key in ("concept", "output", "device", "dtype", "seed") if given[key] is not None}
+    found = {"concept": "+".join(given["concept"])}
+    found |= {key: given[key] for key in ("output", "device", "dtype", "seed") if given[key] is not None}
     if given["trust_remote_code"]:
         found["trust_remote_code"] = True
     if given["gates"]:

@@ -13,7 +13,7 @@ from ember_hub.progress import Progress, Quiet
 from ember_hub.source.anatomy import Anatomy, empty_model, first_line, read_anatomy
 from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.memory import available_memory, model_bytes, parameter_count
-from ember_hub.source.spread import Layout, Spread, layout, quantization_config, stored
+from ember_hub.source.spread import WHOLE, Layout, Spread, layout, quantization_config, stored
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ class LoadedModel:
     """Where token ids go, that is, where the embedding is."""
     reads_trees: bool = True
     """Whether it takes an attention mask with a row for each token; see `evaluation.token_tree.tried`."""
-    spread: Spread = Spread()
+    spread: Spread = WHOLE
 
     def parameter(self, name: str) -> Tensor:
         """The values of a parameter, also where they are kept away from the device that computes."""
@@ -46,7 +46,7 @@ class LoadedModel:
 
 
 def load(folder: Path, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False,
-         progress: Progress | None = None, spread: Spread = Spread()) -> LoadedModel:
+         progress: Progress | None = None, spread: Spread = WHOLE) -> LoadedModel:
     """Load model and tokenizer from a checkpoint folder.
 
     Args:

@@ -49,6 +49,10 @@ class Spread:
         return self.device_map is None and self.quantization is None
 
 
+WHOLE = Spread()
+"""On one device, as the checkpoint has it."""
+
+
 def sizes(plan: PreTrainedModel, dtype: torch.dtype, spread: Spread) -> dict[str, float]:
     """Bytes of every parameter of a model without weights, as it will be held, by name."""
     held = quantized_modules(plan, spread) if spread.quantization else frozenset()

@@ -44,7 +44,8 @@ def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str,
         "recovered": headline and headline["recovered"], "recovered_interval": headline and headline["recovered_interval"],
         "worst_attack": headline and {"name": headline["name"], "title": headline["title"]},
         "regained": reports.regained(found), "curves": reports.curves(found), "layers": reports.layers(found),
-        "warnings": [*_rounding(shop), *reports.warnings(found)], "seconds": _seconds(shop), "environment": _environment(), "out": files,
+        "warnings": [*_rounding(shop), *reports.warnings(found)],
+        "seconds": _seconds(shop), "environment": _environment(), "out": files,
     }
     return report | {"gates": gate_rows(shop.settings.gates, report, found)}
 
@@ -124,7 +125,8 @@ def _changed(settings: Settings) -> Iterator[str]:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     for section in ("ember", "features", "search", "verify", "loading"):
         own, usual = getattr(settings, section).model_dump(mode="json"), defaults[section].model_dump(mode="json")
-        for key in (k for k, value in own.items() if value != usual[k] and k not in ("enabled", "battery", "bench_include", "offload")):
+        left_out = ("enabled", "battery", "bench_include", "offload")
+        for key in (k for k, value in own.items() if value != usual[k] and k not in left_out):
             yield from ("--set", f"{section}.{key}={json.dumps(own[key])}")
     for name, fixed in settings.plugins.items():
         for key, value in fixed.items():
