@@ -9,25 +9,32 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ember_hub.errors import CorruptCheckpoint, ModelNotFound, ShapeMismatch
+from ember_hub.errors import CorruptCheckpoint, ModelNotFound
 from ember_hub.progress import Progress, Quiet
-from ember_hub.source.checkpoint import INDEX_FILE, SINGLE_FILE, check_rows, parse_weight_map
+from ember_hub.source.checkpoint import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    as_ids,
+    as_tensor,
+    check_rows,
+    no_such_tensor,
+    parse_weight_map,
+)
 from ember_hub.source.ref import ModelRef
 from ember_hub.source.remote_cache import KeptParts
 from ember_hub.source.remote_connection import Connection, Traffic
 from ember_hub.source.remote_file import RemoteFile
-from ember_hub.source.safetensors_file import SafetensorsFile, TensorInfo
+from ember_hub.source.safetensors_file import SafetensorsFile, TensorInfo, header_length
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LARGEST_INDEX = _LARGEST_HEADER = 100_000_000
+_LARGEST_INDEX = 100_000_000
 # Most headers fit; the few bytes of data that come along cost less than a second request.
 _FIRST_READ = 32 * 1024
 _LARGEST_PART = 4 * 2**20
@@ -97,10 +104,7 @@ class RemoteCheckpoint:
             NoRangedReads, SourceError: the header cannot be read.
         """
         if name not in self._shards:
-            near = get_close_matches(name, self._shards, n=3, cutoff=0.4)
-            raise ShapeMismatch(
-                f"{self.place} has no tensor {name!r}",
-                hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "look at its config and tensor names")
+            raise no_such_tensor(self.place, name, self._shards)
         return self._shards[name]
 
     def read_rows(self, name: str, ids: Tensor | np.ndarray | Sequence[int]) -> Tensor:
@@ -112,14 +116,12 @@ class RemoteCheckpoint:
             NoRangedReads, GatedModel, SourceError: the server does not give them.
             DiskError: they cannot be kept.
         """
-        import torch
-
         info, rows = self.info(name), self.read_row_bytes(name, ids)
-        return torch.from_numpy(rows.reshape(-1)).view(info.dtype).reshape(len(rows), *info.shape[1:])
+        return as_tensor(info, rows, (len(rows), *info.shape[1:]))
 
     def read_row_bytes(self, name: str, ids: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
         """The same rows as they are stored: uint8 (n, bytes of a row). Raises as `read_rows` does."""
-        info, wanted = self.info(name), np.asarray(ids)
+        info, wanted = self.info(name), as_ids(ids)
         check_rows(info, wanted)
         unique, back = np.unique(wanted.astype(np.int64), return_inverse=True)
         rows = np.empty((len(unique), info.row_size), dtype=np.uint8)
@@ -227,21 +229,12 @@ class _Shards(Mapping[str, TensorInfo]):
         place = Path(f"{self._ref.location}@{(self._ref.revision or '')[:8]}", file.path)
         try:
             first = _kept_or_read(file, kept, min(file.size, _FIRST_READ))
-            end = 8 + _header_length(file, first[:8])
+            end = 8 + header_length(place, file.size, first[:8])
             whole = first if end <= len(first) else _kept_or_read(file, kept, end)
             return _Shard(file, SafetensorsFile.from_header(place, file.size, whole[8:end]), kept)
         except CorruptCheckpoint as error:
             # Downloading it again, as for a file on disk, would not help.
             raise CorruptCheckpoint(error.message, hint=_DAMAGED) from error
-
-
-def _header_length(file: RemoteFile, prefix: bytes) -> int:
-    # A claim is checked before anything of that size is asked for or allocated.
-    length = int.from_bytes(prefix, "little")
-    if file.size < 8 or length > min(file.size - 8, _LARGEST_HEADER):
-        raise CorruptCheckpoint(f"{file.name} announces a header of {length:,} bytes; the file has {file.size:,} bytes",
-                                hint=_DAMAGED)
-    return length
 
 
 def _kept_or_read(file: RemoteFile, kept: KeptParts, stop: int) -> bytes:

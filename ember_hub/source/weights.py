@@ -9,12 +9,11 @@ from ember_hub.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
     from ember_hub.source.safetensors_file import TensorInfo
 
-_PLAIN = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
+_PLAIN = ("F16", "BF16", "F32", "F64")
 
 
 class Weights(Protocol):
@@ -46,15 +45,14 @@ class Weights(Protocol):
         ...
 
 
-def require_plain_numbers(info: TensorInfo) -> torch.dtype:
-    """The number type of a tensor whose rows can be used as they are.
+def require_plain_numbers(info: TensorInfo) -> None:
+    """Checks that the rows of a tensor can be used as they are stored.
 
     An fp8 checkpoint normally leaves its embedding alone; rows of one that does not mean nothing without their scales.
 
     Raises:
         UnsupportedModel: the tensor is quantized, or holds whole numbers.
     """
-    if str(info.dtype) not in _PLAIN:
-        raise UnsupportedModel(f"{info.name!r} is stored as {str(info.dtype).removeprefix('torch.')}: it is quantized",
+    if info.code not in _PLAIN:
+        raise UnsupportedModel(f"{info.name!r} is stored as {info.code}: it is quantized",
                                hint="use the original checkpoint; a quantized one is best made from the edited model")
-    return info.dtype
