@@ -25,11 +25,11 @@ from ember_hub.patches.folder import PATCH_FILE, write
 from ember_hub.patches.patch import Factors, Guard, Patch, PatchedBase, Table, check, sha256
 from ember_hub.publish.export import replacing
 from ember_hub.source.anatomy import Anatomy
-from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.naming import says_tied, tensor_name, tensor_names
 
 if TYPE_CHECKING:
     from ember_hub.source.resolve import Base
+    from ember_hub.source.weights import Weights
 
 _TOKENIZER_FILE = re.compile(r"(?:tokenizer.*|special_tokens_map|added_tokens|vocab|chat_template)\.(?:json|jinja|txt)"
                              r"|merges\.txt|.*\.model|.*\.tiktoken")
@@ -85,7 +85,7 @@ def patch_of(base: Base, anatomy: Anatomy, edit: Edit, left_out: Sequence[str] =
     if isinstance(change, Replaced):
         raise EditError("the edit replaces the embedding as a whole, which is no patch of a few rows",
                         hint="publish the full model: --as full")
-    weights = Checkpoint.open(base.folder)
+    weights = base.weights()
     table = _table(base, anatomy, weights)
     token_ids, order = _rising(change.token_ids)
     originals = weights.read_row_bytes(table.tensor, token_ids)
@@ -113,7 +113,7 @@ def copy_companions(source: Path, folder: Path, licence_files: Sequence[str]) ->
         shutil.copytree(templates, folder / templates.name, copy_function=shutil.copyfile)
 
 
-def _table(base: Base, anatomy: Anatomy, weights: Checkpoint) -> Table:
+def _table(base: Base, anatomy: Anatomy, weights: Weights) -> Table:
     tensor = tensor_name(weights, anatomy.embedding)
     info = weights.info(tensor)
     if info.code not in numerics.NAMES:
@@ -155,7 +155,7 @@ def _factors(change: object, token_ids: np.ndarray, before: Tensor, rows: np.nda
     return Factors(change.directions.float().numpy(), activations.float().numpy())
 
 
-def _guard(ids: np.ndarray, anatomy: Anatomy, weights: Checkpoint, table: Table) -> Guard:
+def _guard(ids: np.ndarray, anatomy: Anatomy, weights: Weights, table: Table) -> Guard:
     """The head's row that stands for "unchanged": not an edited id, and rarely the same in two patches.
 
     PEFT refuses to stack adapters that name the same row. Below the highest edited id, so that it also exists in a

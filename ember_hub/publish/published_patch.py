@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ember_hub.errors import GateFailed, PatchInvalid, UnsupportedModel
+from ember_hub.errors import GateFailed, PatchInvalid
 from ember_hub.patches.folder import FILES, PATCH_FILE
 from ember_hub.patches.patch import Patch, sha256
 from ember_hub.progress import Progress
-from ember_hub.source.naming import tensor_name
+from ember_hub.source.hub import hub_errors
+from ember_hub.source.naming import tensor_names
 from ember_hub.source.ref import ModelRef
 
 _COMPANIONS = ("*.json", "*.jinja", "LICEN?E*", "NOTICE*", "USE_POLICY*")
@@ -53,8 +54,6 @@ def patch_folder(text: str) -> Path:
         return Path(ref.location)
     from huggingface_hub import snapshot_download
 
-    from ember_hub.source.resolve import hub_errors
-
     with hub_errors(ref):
         folder = Path(snapshot_download(ref.location, revision=ref.revision, allow_patterns=[*FILES, *_COMPANIONS]))
     if not (folder / PATCH_FILE).is_file():
@@ -71,8 +70,6 @@ def drift(patch: Patch, progress: Progress) -> Drift:
     """
     from huggingface_hub import model_info
 
-    from ember_hub.source.resolve import hub_errors
-
     base = patch.base
     if base.repo is None:
         raise PatchInvalid(f"the patch was made for a {base.source}, which has no newer commit",
@@ -88,10 +85,10 @@ def _difference(patch: Patch, repo: str, commit: str, progress: Progress) -> str
     from ember_hub.source.remote import RemoteCheckpoint
 
     table, weights = patch.table, RemoteCheckpoint.open(repo, commit, progress)
-    try:
-        info = weights.info(tensor_name(weights, table.parameter))
-    except UnsupportedModel:
+    found = tensor_names(weights, table.parameter)
+    if len(found) != 1:
         return f"it has no tensor {table.tensor}"
+    info = weights.info(found[0])
     if (info.code, info.shape) != (table.dtype, (table.vocab, table.d_model)):
         return f"{info.name} is {info.code} {list(info.shape)}, it was {table.dtype} {[table.vocab, table.d_model]}"
     rows = weights.read_row_bytes(info.name, patch.token_ids)

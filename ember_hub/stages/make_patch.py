@@ -40,9 +40,9 @@ def patch_of_edited(edited: str, base: str | None, out: Path, base_id: str | Non
         settings = tomllib.loads((place / "run.toml").read_text("utf-8"))
         base, methods = base or settings["model"], tuple(settings.get("methods", ()))
         base_id = base_id or settings.get("publish", {}).get("base_id")
-        found, edit = resolve(ModelRef.parse(base), progress, base_id), _edit_of_run(place)
+        found, edit = resolve(ModelRef.parse(base), progress, base_id, with_weights=False), _edit_of_run(place)
     elif place.is_file() and place.suffix == ".safetensors":
-        found, edit = resolve(ModelRef.parse(_required(base)), progress, base_id), store.load(place)
+        found, edit = resolve(ModelRef.parse(_required(base)), progress, base_id, with_weights=False), store.load(place)
     else:
         published = resolve_published(ModelRef.parse(edited), progress)
         found = resolve(ModelRef.parse(_required(base or published.base)), progress, base_id)

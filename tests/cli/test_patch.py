@@ -47,7 +47,8 @@ def run(*words: object) -> Result:
 
 
 def test_every_command_but_make_works_without_a_heavy_library(base: Path, made: Path, tmp_path: Path) -> None:
-    words = [["inspect", made, "--tokens"], ["apply", made, "--to", base, "--out", tmp_path / "patched", "--undo", tmp_path / "undo"],
+    words = [["inspect", made, "--tokens"],
+             ["apply", made, "--to", base, "--out", tmp_path / "patched", "--undo", tmp_path / "undo"],
              ["revert", made, "--from", tmp_path / "patched", "--out", tmp_path / "back"],
              ["revert", "--undo", tmp_path / "undo", "--from", tmp_path / "patched", "--out", tmp_path / "back-too"],
              ["convert", made, "--to", "lora-embed", "--out", tmp_path / "lora"],
