@@ -1,14 +1,14 @@
 """Who works on a release: a claim in the target repository, so that two watchers never do the same work.
 
 The claim is the file `claim.json` on the branch `ember-claim` of the (first) target repository, which is created for it if need be.
-Its main branch is not touched, and the branch is deleted when the result is there. It names a base, its commit, a concept, a worker
-(a random id), a state and how often it failed:
+Its main branch is not touched, and the branch is deleted when the result is there. It names a base, its commit, a concept, a
+recipe (a digest), a worker (an id made up for this claim), a state and how often it failed:
 
-- `working`: nobody else begins until the claim expires. It expires `lease` seconds after the Hub's own date of the commit that wrote
-  it, by the Hub's own clock; a dead worker delays a release by that much and no more.
+- `working`: nobody else begins until the claim expires, `lease` seconds after the Hub's own date of the commit that wrote it, by
+  the Hub's own clock. A dead worker delays a release by that much and no more.
 - `failed`: the release rests for an hour after the first failure, then 4, 16 and 64 hours, then a week each.
 - `refused`: trying again would end the same way (a gate failed, no token of the concept, a model that cannot be edited): nobody
-  tries this commit again until somebody deletes the branch.
+  tries this commit again with this recipe until somebody deletes the branch.
 
 A claim is written with `parent_commit`, the head of the branch that was read: of two watchers that saw the same state the Hub takes
 one commit and refuses the other (412). An answer that was lost on the way is settled by reading the claim again and comparing the
@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from ember_hub.automation.hub import Hub
-from ember_hub.automation.releases import Release
 from ember_hub.errors import AutomationError, SourceError
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ class Record:
     base: str
     commit: str
     concept: str
+    recipe: str
     worker: str
     lease: float
     """Seconds."""
@@ -51,7 +51,8 @@ class Record:
     failures: int = 0
     reason: str = ""
     run: str | None = None
-    since: datetime = datetime.min.replace(tzinfo=UTC)
+    since: datetime | None = None
+    """None before the Hub took it."""
 
     def to_bytes(self) -> bytes:
         fields = {key: value for key, value in asdict(self).items() if key != "since"}
@@ -68,22 +69,20 @@ class Record:
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def stops(self, release: Release, now: datetime) -> str:
-        """Why the release must not be begun now; empty when it may be."""
+    def stops(self, other: Record, now: datetime) -> str:
+        """Why the work that another record stands for must not begin now; empty when it may."""
+        assert self.since is not None, "only what lies on the Hub stops anybody"
         age = (now - self.since).total_seconds()
         if self.state == "working":
             # Dated in the future by more than a lease: a clock was wrong when it was written, and it must not hold for ever.
-            held = abs(age) < self.lease
-            until = self.since + timedelta(seconds=self.lease)
-            return f"claimed by {self.run or self.worker} until {until:%Y-%m-%d %H:%M} UTC" if held else ""
-        if self.commit != release.commit:
+            return f"claimed by {self.run or self.worker} until {_at(self.since, self.lease)}" if abs(age) < self.lease else ""
+        if self.commit != other.commit:
             return ""
         if self.state == "refused":
-            return f"{self.reason} (delete the branch {BRANCH} to try again)"
+            return f"{self.reason} (delete its branch {BRANCH} to try again)" if self.recipe == other.recipe else ""
         rest = 3600.0 * RESTS[min(self.failures, len(RESTS)) - 1]
-        if abs(age) >= rest:
-            return ""
-        return f"failed {self.failures} times; next try after {self.since + timedelta(seconds=rest):%Y-%m-%d %H:%M} UTC: {self.reason}"
+        counted = f"{self.failures} failure{'s' if self.failures > 1 else ''}; next try after {_at(self.since, rest)}"
+        return f"{counted}: {self.reason}" if abs(age) < rest else ""
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,8 @@ class Claim:
             self._record, self._head = record, head
 
 
-def take(hub: Hub, target: str, release: Release, mine: Record, *, private: bool) -> Claim | Refused:
-    """Claim the release in its target repository, which is made if it is not there.
+def take(hub: Hub, target: str, mine: Record, *, private: bool) -> Claim | Refused:
+    """Claim in the target repository what `mine` names; the repository is made if it is not there.
 
     Raises:
         AutomationError: the token may not write there.
@@ -133,9 +132,9 @@ def take(hub: Hub, target: str, release: Release, mine: Record, *, private: bool
         return Refused("claimed", "another watcher has just finished")
     failures = 0
     if found:
-        if reason := found.stops(release, hub.now()):
+        if reason := found.stops(mine, hub.now()):
             return Refused("claimed" if found.state == "working" else "skipped", reason)
-        failures = found.failures if found.commit == release.commit else 0
+        failures = found.failures if found.commit == mine.commit else 0
     mine = replace(mine, failures=failures)
     taken = _write(hub, target, mine, head)
     return Claim(hub, target, mine, taken) if taken else Refused("claimed", "another watcher was quicker")
@@ -192,3 +191,7 @@ def _write(hub: Hub, target: str, record: Record, parent: str | None) -> str | N
         raise
 
 
+
+
+def _at(start: datetime, after: float) -> str:
+    return f"{start + timedelta(seconds=after):%Y-%m-%d %H:%M} UTC"

@@ -1,7 +1,7 @@
 """Work on the Hub's own machines: a Job that runs `ember-hub erase`, followed to its end.
 
-A command is a list of words from the first to the last: nothing of it passes through a shell. Secrets travel as the Job's secrets, by
-name, and are never printed. No local file is sent along.
+A command is a list of words from the first to the last: nothing of it passes through a shell. Secrets travel as the Job's secrets,
+by name, and are never printed. No local file is sent along.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ember_hub.automation.hub import Hub
 from ember_hub.automation.memory import published
-from ember_hub.automation.releases import Figures, Release
+from ember_hub.automation.releases import Figures, Release, seconds
 from ember_hub.automation.work import Recipe, Result, assignments
 from ember_hub.errors import AutomationError, GateFailed, SourceError
 from ember_hub.progress import Progress
@@ -42,6 +42,9 @@ class Terms:
     """Names of environment variables of this machine that the Job gets as secrets, besides HF_TOKEN."""
     poll: float = 30.0
     """Seconds between two looks at a Job."""
+
+    def __post_init__(self) -> None:
+        seconds(self.timeout)
 
     def command(self, *words: str) -> list[str]:
         """`ember-hub ...` in the image, which carries uv."""
@@ -123,7 +126,7 @@ def start(hub: Hub, terms: Terms, words: Sequence[str], labels: Mapping[str, str
             secrets=secrets, namespace=terms.namespace), again=False)
     except SourceError as error:
         raise AutomationError(f"the Hub did not start a Job: {error.message}",
-                              hint="Jobs need a paid account and a token with the right job.write; or work here with --here") from error
+                              hint="Jobs need a paid account and a token that may start them; or work here with --here") from error
 
 
 def require_portable(recipe: Recipe) -> None:

@@ -72,7 +72,7 @@ class Watch:
     def covers(self, repo: str) -> bool:
         """Whether the repository is one of those that are watched, by its id alone."""
         is_named = repo in self.models or repo.split("/")[0] in self.orgs
-        return is_named and (self.name is None or re.search(self.name, repo) is not None)
+        return is_named and is_repo_id(repo) and (self.name is None or re.search(self.name, repo) is not None)
 
 
 @dataclass(frozen=True)

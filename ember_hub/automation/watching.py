@@ -1,4 +1,4 @@
-"""The way through a round of watching: find releases, leave those that are done or claimed, do the others, say what became of each."""
+"""The way through a round: find releases, leave those that are done or claimed, do the others, say what became of each."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NOT_EDITABLE = (UnsupportedModel, FeatureError, EditError)
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Task:
     """One release on its way."""
 
     release: Release
@@ -47,7 +47,6 @@ class Watcher:
     def __init__(self, watch: Watch, recipe: Recipe, hub: Hub, worker: Worker | None, progress: Progress | None = None) -> None:
         self._watch, self._recipe, self._hub, self._worker = watch, recipe, hub, worker
         self._progress = progress or Quiet()
-        self._me = secrets.token_hex(6)
 
     @cached_property
     def namespace(self) -> str:
@@ -115,29 +114,29 @@ class Watcher:
         known = recall(self._hub, places, release, self._recipe.concept)
         if known.done:
             return self._done(release, places, known)
-        job = _Job(release, places, known.before)
+        task = _Task(release, places, known.before)
         if self._worker is None:
-            return self._tell(job, "new", "")
-        claim = take(self._hub, places[0], release, self._record(release), private=self._recipe.settings.publish.private)
+            return self._tell(task, "new", "")
+        claim = take(self._hub, places[0], self._record(release), private=self._recipe.settings.publish.private)
         if isinstance(claim, Refused):
-            return self._tell(job, claim.decision, claim.reason)
-        return self._work(job, claim, self._worker)
+            return self._tell(task, claim.decision, claim.reason)
+        return self._work(task, claim, self._worker)
 
-    def _work(self, job: _Job, claim: Claim, worker: Worker) -> Decision:
+    def _work(self, task: _Task, claim: Claim, worker: Worker) -> Decision:
         """Do what was claimed, and leave the claim as others shall find it, whatever happens."""
         is_open = True
         try:
             # Another watcher may have finished it between our look and our claim.
-            known = recall(self._hub, job.targets, job.release, self._recipe.concept)
+            known = recall(self._hub, task.targets, task.release, self._recipe.concept)
             if known.done:
-                return self._done(job.release, job.targets, known)
-            self._progress.say("release", f"{job.release.repo} at {job.release.commit[:12]} for {' and '.join(job.targets)}")
-            result = worker.erase(job.release, job.targets, claim.works_at)
+                return self._done(task.release, task.targets, known)
+            self._progress.say("release", f"{task.release.repo} at {task.release.commit[:12]} for {' and '.join(task.targets)}")
+            result = worker.erase(task.release, task.targets, claim.works_at)
             if result.is_pushed:
-                return self._made(job, result)
+                return self._made(task, result)
             is_open = False
             claim.fail(reason := _gates(result), for_good=True)
-            return self._made(job, result, "failed", reason)
+            return self._made(task, result, "failed", reason)
         except (UsageError, RunError, GatedModel):
             # Not the release's fault: the claim is given back.
             raise
@@ -146,7 +145,7 @@ class Watcher:
             for_good = isinstance(error, (*_NOT_EDITABLE, GateFailed))
             claim.fail(error.message, for_good=for_good)
             verdict: Verdict = "skipped" if isinstance(error, _NOT_EDITABLE) else "failed"
-            return self._tell(job, verdict, _said(error), gate_failed=isinstance(error, GateFailed))
+            return self._tell(task, verdict, _said(error), gate_failed=isinstance(error, GateFailed))
         finally:
             if is_open:
                 # What cannot be taken back now expires.
@@ -154,19 +153,21 @@ class Watcher:
                     claim.release()
 
     def _record(self, release: Release) -> Record:
-        return Record(release.repo, release.commit, self._recipe.concept, self._me, seconds(self._watch.claim))
+        return Record(release.repo, release.commit, self._recipe.concept, self._recipe.digest, secrets.token_hex(6),
+                      seconds(self._watch.claim))
 
     def _done(self, release: Release, places: tuple[str, ...], known: Known) -> Decision:
         return self._decision(release.repo, release.commit, "done", known.done, target=places[0], report=known.report,
                               result=known.before)
 
-    def _made(self, job: _Job, result: Result, verdict: Verdict = "erased", reason: str = "") -> Decision:
+    def _made(self, task: _Task, result: Result, verdict: Verdict = "erased", reason: str = "") -> Decision:
         figures = Figures.of(result.report)
-        return self._tell(job, verdict, reason, run=result.run, report=result.report_path, result=figures,
+        return self._tell(task, verdict, reason, run=result.run, report=result.report_path, result=figures,
                           gate_failed=not figures.passed)
 
-    def _tell(self, job: _Job, verdict: Verdict, reason: str, **more: Any) -> Decision:
-        return self._decision(job.release.repo, job.release.commit, verdict, reason, target=job.targets[0], before=job.before, **more)
+    def _tell(self, task: _Task, verdict: Verdict, reason: str, **more: Any) -> Decision:
+        release = task.release
+        return self._decision(release.repo, release.commit, verdict, reason, target=task.targets[0], before=task.before, **more)
 
     def _decision(self, repo: str, commit: str | None, verdict: Verdict, reason: str, **more: Any) -> Decision:
         return Decision(repo, commit, self._recipe.concept, verdict, reason, **more)

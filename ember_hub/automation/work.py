@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ember_hub import __version__
 from ember_hub.automation.releases import Release
 from ember_hub.concepts import registry as concepts
 from ember_hub.progress import Progress
+from ember_hub.run import digest
 from ember_hub.settings import Settings
 
 NOT_THERE = frozenset({"model", "concept", "output", "publish"})
@@ -40,6 +42,12 @@ class Recipe:
     def trains(self) -> bool:
         """Whether a model has to be loaded: everything but the embedding edit alone, as a patch."""
         return bool(self.settings.methods) or self.settings.publish.form != "patch"
+
+    @property
+    def digest(self) -> str:
+        """Tells recipes apart: another one may succeed where this one was refused."""
+        return digest({"settings": self.settings.identity(), "gates": self.settings.gates, "concept": self.concept,
+                       "verify": self.settings.verify.model_dump(mode="json"), "version": __version__})
 
     def settings_for(self, release: Release, targets: Sequence[str]) -> Settings:
         """The settings of one erasure: pinned to the commit, pushed to the targets."""

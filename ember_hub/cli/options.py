@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,18 @@ def flags(given: dict[str, Any]) -> dict[str, Any]:
     if given["trust_remote_code"]:
         found["trust_remote_code"] = True
     if given["gates"]:
-        found["gates"] = dict(map(_gate, given["gates"]))
+        found["gates"] = gates(given["gates"])
     if given["base_id"]:
         found["publish"] = {"base_id": given["base_id"]}
     chosen = {key: list(given[key]) for key in ("only", "skip") if given[key]}
     chosen |= {"battery": given["battery"]} if given["battery"] else {}
     chosen |= {"bench": given["bench"].split(",")} if given["bench"] else {}
     return found | ({"verify": chosen} if chosen else {})
+
+
+def gates(texts: Iterable[str]) -> dict[str, float]:
+    """The limits that `--fail-under` names."""
+    return dict(map(_gate, texts))
 
 
 def _gate(text: str) -> tuple[str, float]:
