@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ember_hub.errors import AutomationError
 from ember_hub.source.ref import ModelRef
-from ember_hub.source.resolve import hub_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -59,6 +58,8 @@ class Hub:
         Raises:
             ModelNotFound, GatedModel, SourceError: as the Hub says, after waiting as long as it asks for.
         """
+        from ember_hub.source.resolve import hub_errors
+
         with hub_errors(ModelRef("hub", about)):
             return self._patiently(call, TRIES if again else 1)
 

@@ -95,6 +95,7 @@ def watch(context: click.Context, **given: Any) -> None:
     from ember_hub.automation.work import Recipe
     from ember_hub.settings import resolve
 
+    _require_one_way(given)
     found = _configured(given)
     recipe = Recipe.of(resolve(_recipe_flags(given), assignments=given["assignments"], config=given["config"]))
     if given["setup"] == "workflow":
@@ -126,8 +127,6 @@ def _decisions(given: dict[str, Any], watcher: Watcher, found: Configuration) ->
     from ember_hub.automation.releases import seconds
     from ember_hub.automation.webhook import concerned, has_payload
 
-    if sum(map(bool, (given["once"], given["every"], given["from_webhook"]))) > 1:
-        raise click.UsageError("--once, --every and --from-webhook are three ways to begin: give one of them")
     if given["every"]:
         return watcher.keep_polling(seconds(given["every"]))
     if given["from_webhook"] and has_payload(os.environ):
@@ -136,6 +135,16 @@ def _decisions(given: dict[str, Any], watcher: Watcher, found: Configuration) ->
             click.echo(f"webhook    nothing to do: {why}", err=True)
         return _settled(watcher, repo)
     return watcher.poll()
+
+
+def _require_one_way(given: dict[str, Any]) -> None:
+    """Raises: UsageError, if what is asked for cannot be meant together."""
+    from ember_hub.automation.releases import seconds
+
+    if sum(map(bool, (given["once"], given["every"], given["from_webhook"], given["setup"]))) > 1:
+        raise click.UsageError("--once, --every, --from-webhook and --setup are four ways to begin: give one of them")
+    if given["every"]:
+        seconds(given["every"])
 
 
 def _settled(watcher: Watcher, repo: str | None) -> Iterator[Decision]:

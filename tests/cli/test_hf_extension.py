@@ -38,7 +38,6 @@ def test_hf_ember_is_the_same_command_under_its_own_name(hf: dict[str, str]) -> 
 
 @pytest.mark.parametrize(("words", "code"), [
     (("watch", "--concept", "covid"), 2),
-    (("watch", "--org", "maker", "--concept", "no such thing", "--push"), 2),
     (("no-such-command",), 2),
     (("push", "no-such-run"), 1),
 ])
