@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ember_hub.automation.hub import Hub
@@ -48,12 +48,23 @@ def of_organization(hub: Hub, watch: Watch, org: str) -> Iterator[Candidate]:
     def listed(by: Any) -> list[ModelInfo]:
         return hub.ask(org, lambda api: list(api.list_models(author=org, sort=by, limit=watch.limit)))
 
-    first = hub.now() - timedelta(seconds=seconds(watch.since))
+    first = _first(hub, watch)
     found = {info.id: info for info in (*listed("created_at"), *listed("last_modified"))}
     for repo, info in found.items():
         if watch.covers(repo):
-            # A date in the future is a clock that is wrong, not a model that is old.
-            yield Candidate(repo, is_recent=info.created_at is None or info.created_at >= first)
+            yield Candidate(repo, is_recent=_is_recent(info, first))
+
+
+def of_repository(hub: Hub, watch: Watch, repo: str) -> Candidate:
+    """One repository that the watch covers, as a round would have found it.
+
+    Raises:
+        SourceError: it is not there, or the Hub does not answer.
+    """
+    if repo in watch.models:
+        return Candidate(repo)
+    info = hub.ask(repo, lambda api: api.model_info(repo))
+    return Candidate(repo, is_recent=_is_recent(info, _first(hub, watch)))
 
 
 def examine(hub: Hub, watch: Watch, repo: str) -> Release | Unsuited:
@@ -86,6 +97,15 @@ def files_at(hub: Hub, repo: str, commit: str) -> dict[str, str] | None:
             return None
 
     return hub.ask(repo, look)
+
+
+def _first(hub: Hub, watch: Watch) -> datetime:
+    return hub.now() - timedelta(seconds=seconds(watch.since))
+
+
+def _is_recent(info: ModelInfo, first: datetime) -> bool:
+    # A date in the future is a clock that is wrong, not a model that is old.
+    return info.created_at is None or info.created_at >= first
 
 
 def _not_editable(info: ModelInfo) -> str | None:

@@ -34,7 +34,8 @@ class Watch:
     """With K, M or B: 10B."""
     licences: tuple[str, ...] = ()
     """Ids as the Hub writes them (apache-2.0); empty: any."""
-    since: str = "7d"
+    since: str = "30d"
+    """Counted from when the repository was made: one that was private at first may be weeks old when it is released."""
     limit: int = 50
     """How many of an organization's newest and most recently changed models are looked at."""
     namespace: str | None = None

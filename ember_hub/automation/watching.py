@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from ember_hub.automation.claim import Claim, Record, Refused, take
-from ember_hub.automation.discovery import Candidate, Unsuited, examine, of_organization
+from ember_hub.automation.discovery import Candidate, Unsuited, examine, of_organization, of_repository
 from ember_hub.automation.hub import Hub
 from ember_hub.automation.memory import Known, published, recall
 from ember_hub.automation.releases import Decision, Figures, Release, Verdict, Watch, seconds, targets
@@ -71,7 +71,7 @@ class Watcher:
                 yield candidate
             elif candidate.repo not in seen:
                 seen.add(candidate.repo)
-                yield self.settle(candidate)
+                yield self._guarded(candidate.repo, candidate)
 
     def keep_polling(self, every: float) -> Iterator[Decision]:
         """Round after round, `every` so many seconds; a round in which the Hub is out of reach is one that failed."""
@@ -82,18 +82,21 @@ class Watcher:
                 yield self._decision("the Hub", None, "failed", _said(error))
             self._hub.clock.sleep(every)
 
-    def settle(self, candidate: Candidate) -> Decision:
-        """What becomes of one repository.
+    def look_at(self, repo: str) -> Decision:
+        """What becomes of one repository that the watch covers, as in a round.
 
         Raises:
             UsageError: the recipe itself is wrong: it would fail for every release.
         """
+        return self._guarded(repo, None)
+
+    def _guarded(self, repo: str, candidate: Candidate | None) -> Decision:
         try:
-            return self._settle(candidate)
+            return self._settle(candidate or of_repository(self._hub, self._watch, repo))
         except UsageError:
             raise
         except EmberHubError as error:
-            return self._decision(candidate.repo, None, "failed", _said(error))
+            return self._decision(repo, None, "failed", _said(error))
 
     def _candidates(self) -> Iterator[Candidate | Decision]:
         yield from (Candidate(model) for model in self._watch.models if self._watch.covers(model))

@@ -27,7 +27,7 @@ _WATCHED = (
     click.option("--filter", "filters", metavar="name=REGEX", help="Only repositories in whose id this is found."),
     click.option("--max-parameters", metavar="NUMBER", help="Only models of at most so many parameters, e.g. 10B."),
     click.option("--licence", "licences", multiple=True, metavar="ID", help="Only this licence, e.g. apache-2.0; may be repeated."),
-    click.option("--since", metavar="TIME", help="How far back models of an organization count as new.  [default: 7d]"),
+    click.option("--since", metavar="TIME", help="How far back models of an organization count as new.  [default: 30d]"),
     click.option("--limit", type=int, help="How many newest models of an organization are looked at.  [default: 50]"),
     click.option("--claim", metavar="TIME", help="How long a claim holds; longer than the longest run.  [default: 24h]"),
 )
@@ -148,10 +148,8 @@ def _require_one_way(given: dict[str, Any]) -> None:
 
 
 def _settled(watcher: Watcher, repo: str | None) -> Iterator[Decision]:
-    from ember_hub.automation.discovery import Candidate
-
     if repo is not None:
-        yield watcher.settle(Candidate(repo))
+        yield watcher.look_at(repo)
 
 
 def _worker(hub: Hub, found: Configuration, recipe: Recipe, progress: Live) -> Worker:

@@ -119,6 +119,15 @@ def test_a_claim_that_another_overtakes_is_lost(world: World) -> None:
     assert "worker-2" in held.reason
 
 
+def test_a_claim_that_was_deleted_under_our_hands_is_someone_elses_end(world: World) -> None:
+    world.release()
+    world.hub.add_repo(TARGET, world.folder / BASE)
+    # What the Hub says to a branch that is there; it is gone a moment later.
+    world.hub.fail_next("POST", f"/branch/{BRANCH}", status=409)
+    lost = take(Hub(StoppedClock(), world.api()), TARGET, CLAIM, private=False)
+    assert lost == Refused("claimed", "another watcher has just finished")
+
+
 def test_a_claim_says_where_the_work_is_done(world: World) -> None:
     take(hub := Hub(StoppedClock(), world.api()), TARGET, CLAIM, private=True).works_at("https://huggingface.co/jobs/tester/1")
     held = take(hub, TARGET, CLAIM, private=True)

@@ -185,7 +185,7 @@ def test_a_target_that_holds_something_else_is_never_claimed(world: World) -> No
 
 def test_the_models_of_an_organization_are_sifted(world: World) -> None:
     world.release("maker/Old-1B")
-    world.hub.store.ahead = timedelta(days=30)
+    world.hub.store.ahead = timedelta(days=40)
     for name, files in {
         "Small-1B": {}, "Large-9B": {"model__safetensors": weights(100)}, "Code-1B": {"README__md": "---\nlicense: other\n---\n"},
         "Result": {}, "Small-GGUF": {},
@@ -204,7 +204,7 @@ def test_the_models_of_an_organization_are_sifted(world: World) -> None:
         "Code-1B": ("skipped", "its licence is other"),
         "Result": ("skipped", "it is itself a result of ember-hub"),
         "Small-GGUF": ("skipped", "it holds GGUF files only"),
-        "Old-1B": ("skipped", "it was made more than 7d ago, and never erased"),
+        "Old-1B": ("skipped", "it was made more than 30d ago, and never erased"),
     }
     assert [repo for repo, _ in clerk.worked] == ["maker/Small-1B"]
 
@@ -214,7 +214,11 @@ def test_an_old_model_of_an_organization_that_was_erased_before_is_followed(worl
     publish(world.hub, TARGET, report(BASE, first), world.folder / "earlier")
     world.hub.store.ahead = timedelta(days=300)
     world.release(model__safetensors=weights(8))
-    assert world.poll(world.clerk(), orgs=("maker",))[0].decision == "erased"
+    world.release("maker/Other-1B")
+    world.hub.store.ahead = timedelta(days=400)
+    watcher = world.watcher(world.clerk(), orgs=("maker",))
+    assert [watcher.look_at(repo).decision for repo in ("maker/Other-1B", "maker/None")] == ["skipped", "failed"]
+    assert world.poll(world.clerk(), orgs=("maker",), name="Pico")[0].decision == "erased"
 
 
 @pytest.mark.parametrize(("files", "reason"), [
