@@ -16,6 +16,7 @@ from ember_hub.automation.memory import Known, published, recall
 from ember_hub.automation.releases import Decision, Figures, Release, Verdict, Watch, seconds, targets
 from ember_hub.automation.work import Recipe, Result, Worker
 from ember_hub.errors import (
+    AutomationError,
     EditError,
     EmberHubError,
     FeatureError,
@@ -30,6 +31,8 @@ from ember_hub.progress import Progress, Quiet
 
 _NOT_EDITABLE = (UnsupportedModel, FeatureError, EditError)
 """The release cannot be edited with this recipe, now or later."""
+_PUBLIC = (*_NOT_EDITABLE, GateFailed, AutomationError)
+"""Errors whose message speaks of the release and the Hub only, not of folders of this machine."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class Watcher:
         except EmberHubError as error:
             is_open = False
             for_good = isinstance(error, (*_NOT_EDITABLE, GateFailed))
-            claim.fail(error.message, for_good=for_good)
+            claim.fail(_in_public(error), for_good=for_good)
             verdict: Verdict = "skipped" if isinstance(error, _NOT_EDITABLE) else "failed"
             return self._tell(task, verdict, _said(error), gate_failed=isinstance(error, GateFailed))
         finally:
@@ -179,6 +182,10 @@ class Watcher:
 def _gates(result: Result) -> str:
     failed = (gate for gate in result.report["gates"] if not gate["passed"])
     return "; ".join(f"{gate['name']} is {gate['value']}, the limit is {gate['limit']}" for gate in failed)
+
+
+def _in_public(error: EmberHubError) -> str:
+    return error.message if isinstance(error, _PUBLIC) else type(error).__name__
 
 
 def _said(error: EmberHubError) -> str:

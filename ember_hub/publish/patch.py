@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ember_hub.edits.edit import Edit, Replaced, ReplacedRows
 from ember_hub.errors import EditError, EmptyEdit
-from ember_hub.publish.export import as_stored, bytes_sha256, replacing, says_tied, tensor_name, tensor_names
+from ember_hub.publish.export import as_stored, bytes_sha256, replacing
 from ember_hub.source.anatomy import Anatomy
 from ember_hub.source.checkpoint import Checkpoint
+from ember_hub.source.naming import says_tied, tensor_name, tensor_names
 
 if TYPE_CHECKING:
     from ember_hub.source.resolve import Base

@@ -15,22 +15,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ember_hub.errors import DiskError, EditError, ShapeMismatch
+from ember_hub.errors import DiskError
 from ember_hub.progress import Progress
-from ember_hub.source.checkpoint import Checkpoint, check_rows, row_runs
-from ember_hub.source.safetensors_file import (
-    CHUNK,
-    SafetensorsFile,
-    TensorInfo,
-    copy_range,
-    open_for_reading,
-    refuse_lfs_pointer,
-    write_at,
-)
+from ember_hub.source.byte_ranges import copy_range, open_for_reading, write_at
+from ember_hub.source.changes import Change, CopyOf, Replacement, RowBytes, Rows, Whole, check_change, pieces
+from ember_hub.source.checkpoint import Checkpoint, row_runs
+from ember_hub.source.safetensors_file import SafetensorsFile, refuse_lfs_pointer
+
+__all__ = ["Change", "CopyOf", "RowBytes", "Rows", "Whole", "copy_companions", "rewrite"]
 
 _NOT_COMPANIONS = (
     ".bin", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pt", ".pth", ".ckpt", ".npz", ".tflite",
@@ -38,34 +30,6 @@ _NOT_COMPANIONS = (
 )  # fmt: skip
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ENAMETOOLONG}
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """New values (n, d) for the rows `ids` (n,) of a tensor (vocab, d); cast once to the tensor's dtype."""
-
-    ids: Tensor
-    values: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Whole:
-    """New values for a whole tensor, in its shape; cast once to its dtype."""
-
-    values: Tensor
-
-
-@dataclass(frozen=True)
-class CopyOf:
-    """A new tensor with the bytes that `source_name` has in the original, whatever else happens to that tensor.
-
-    For a tied model whose output head must keep the original embedding.
-    """
-
-    source_name: str
-
-
-Change = Rows | Whole | CopyOf
 
 
 def rewrite(
@@ -88,7 +52,7 @@ def rewrite(
         CorruptCheckpoint: the original changed while it was read, or a companion is missing or a git-lfs pointer.
     """
     for name, change in changes.items():
-        _check(checkpoint, name, change)
+        check_change(checkpoint, name, change)
     plans = [_plan(file, changes) for file in checkpoint.files]
     needed = sum(plan.size for plan in plans) + sum(path.stat().st_size for path in _companions(checkpoint.folder))
     with _partial_folder(Path(out_folder).resolve(), needed) as partial:
@@ -123,7 +87,7 @@ def copy_companions(source_folder: Path, out_folder: Path) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class _FilePlan:
     source: SafetensorsFile
-    replaced: Mapping[str, Rows | Whole]
+    replaced: Mapping[str, Replacement]
     copies: Mapping[str, str]
     prefix: bytes | None
 
@@ -144,44 +108,6 @@ def _plan(source: SafetensorsFile, changes: Mapping[str, Change]) -> _FilePlan:
     return _FilePlan(source, replaced, copies, source.prefix_with_copies(copies) if copies else None)
 
 
-def _check(checkpoint: Checkpoint, name: str, change: Change) -> None:
-    if isinstance(change, CopyOf):
-        checkpoint.info(change.source_name)
-        if name in checkpoint.tensors or name == "__metadata__":
-            raise ShapeMismatch(f"{checkpoint.folder} already has {name!r}", hint="replace it, or choose a new name")
-        return
-    info = checkpoint.info(name)
-    if isinstance(change, Rows):
-        check_rows(info, change.ids.cpu().numpy())
-        if len(change.ids.unique()) != len(change.ids):
-            raise ShapeMismatch(f"the rows for {name!r} name an id twice", hint="give each row once")
-    expected = (len(change.ids), *info.shape[1:]) if isinstance(change, Rows) else info.shape
-    if tuple(change.values.shape) != expected:
-        raise ShapeMismatch(
-            f"the values for {name!r} have shape {tuple(change.values.shape)}, expected {expected}",
-            hint="the edit belongs to another model; make it again for this one",
-        )
-    if change.values.is_floating_point() != info.dtype.is_floating_point:
-        raise ShapeMismatch(
-            f"{name!r} is {info.dtype}, its new values are {change.values.dtype}",
-            hint="a quantized model cannot be edited: use the checkpoint it was made from",
-        )
-    for _, piece in _pieces(info, change):
-        if piece.is_floating_point() and not bool(torch.isfinite(piece.float()).all()):
-            raise EditError(f"new values for {name!r} are not finite as {info.dtype}", hint="use a lower strength")
-
-
-def _pieces(info: TensorInfo, change: Rows | Whole) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Rising row ids (m,) and their cast values (m, ...) on the CPU, a chunk at a time."""
-    values = change.values.detach() if info.shape else change.values.detach().reshape(1)
-    ids, order = change.ids.cpu().sort() if isinstance(change, Rows) else (torch.arange(len(values)), None)
-    step = max(1, CHUNK // max(1, info.row_size))
-    for begin in range(0, len(ids), step):
-        part = slice(begin, begin + step)
-        rows = values[part] if order is None else values[order[part].to(values.device)]
-        yield ids[part].numpy(), rows.to("cpu", info.dtype)
-
-
 def _write_file(plan: _FilePlan, path: Path, copied: Callable[[int], None]) -> None:
     with open_for_reading(plan.source.path) as source, open(path, "xb", buffering=0) as target:
         write_at(target.fileno(), plan.prefix or b"", 0)
@@ -199,13 +125,13 @@ def _write_file(plan: _FilePlan, path: Path, copied: Callable[[int], None]) -> N
         # Rows go over the copy: a long range is copied once, and on file systems that share blocks stays shared.
         for name, change in plan.replaced.items():
             info = plan.source.tensors[name]
-            for ids, piece in _pieces(info, change):
-                data = memoryview(piece.contiguous().flatten().view(torch.uint8).numpy())
-                copied(len(data) if isinstance(change, Whole) else 0)
+            for ids, data in pieces(info, change):
+                copied(data.nbytes if isinstance(change, Whole) else 0)
+                rows = memoryview(data.reshape(-1))
                 for first, last in row_runs(ids):
                     size = (last + 1 - first) * info.row_size
-                    write_at(target.fileno(), data[:size], info.start + plan.shift + first * info.row_size)
-                    data = data[size:]
+                    write_at(target.fileno(), rows[:size], info.start + plan.shift + first * info.row_size)
+                    rows = rows[size:]
 
 
 def _write_index(checkpoint: Checkpoint, index: Path, changes: Mapping[str, Change], folder: Path) -> None:
@@ -219,7 +145,7 @@ def _write_index(checkpoint: Checkpoint, index: Path, changes: Mapping[str, Chan
     for name, change in copies.items():
         info = checkpoint.tensors[change.source_name]
         weight_map[name] = info.file.name
-        for key, amount in (("total_size", info.size), ("total_parameters", info.size // info.dtype.itemsize)):
+        for key, amount in (("total_size", info.size), ("total_parameters", info.size // info.itemsize)):
             if isinstance(totals.get(key), int | float):
                 totals[key] += amount
     if is_sorted:

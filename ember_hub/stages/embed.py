@@ -14,10 +14,10 @@ from ember_hub.features.coverage import coverage
 from ember_hub.features.factorization import FactorizationSettings
 from ember_hub.features.selection import ConceptRows, SelectionSettings, choose
 from ember_hub.features.variants import adopt
-from ember_hub.publish.export import tensor_name
 from ember_hub.source.anatomy import anatomy_of_config
 from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.load import load_tokenizer
+from ember_hub.source.naming import tensor_name
 from ember_hub.stages.baselines import search
 from ember_hub.stages.workshop import EMBER_EDIT, Workshop
 
@@ -112,7 +112,7 @@ def _choose_strength(shop: Workshop) -> None:
     strength, tried = search(shop).strength(edit, ember.strengths)
     edit = edit.scaled(strength) if strength else Edit.none()
     shop.keep_edit(EMBER_EDIT, edit)
-    shares = moved_share(edit.changes[name], shop.loaded.model.get_parameter(name)[rows.token_ids].cpu()) if strength else []
+    shares = moved_share(edit.changes[name], shop.loaded.parameter(name)[rows.token_ids].cpu()) if strength else []
     shop.run.write_json(TUNING, {
         "strength": strength, "rows": edit.rows(), "tried": [c.to_json() for c in tried],
         "moved": [{"id": int(i), "moved": round(float(m), 4)} for i, m in zip(rows.token_ids, shares, strict=False)]})

@@ -29,7 +29,7 @@ def _table(shop: Workshop) -> list[dict[str, Any]]:
     if change is None or isinstance(change, Replaced):
         return []
     ids = change.token_ids.tolist()
-    rows = shop.loaded.model.get_parameter(name)[change.token_ids].cpu().double()
+    rows = shop.loaded.parameter(name)[change.token_ids].cpu().double()
     length = (change.moved(rows) - rows).norm(dim=1)
     share = length / rows.norm(dim=1).clamp_min(1e-12)
     texts = surfaces(shop.loaded.tokenizer, ids)

@@ -29,6 +29,7 @@ from ember_hub.source.resolve import Base
 
 if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
+    from ember_hub.source.spread import Spread
 
 EMBER_EDIT = "edits/0-ember.safetensors"
 BEFORE = "reports/before.json"
@@ -57,7 +58,22 @@ class Workshop:
 
         s = self.settings
         return tried(load(self.base.folder, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code,
-                          progress=self.progress))
+                          progress=self.progress, spread=self.spread))
+
+    @cached_property
+    def spread(self) -> Spread:
+        """How the model is laid out; the blocks that a method of this run trains stay dense and in memory."""
+        from ember_hub.source.anatomy import anatomy_of_config
+        from ember_hub.source.spread import Spread
+
+        wanted = self.settings.loading
+        if wanted.is_plain:
+            return Spread()
+        anatomy = anatomy_of_config(self.base.folder, self.settings.trust_remote_code)
+        trained = {block for name, kind in self.methods.items()
+                   for block in kind(**self.settings.plugins.get(name, {})).trained_blocks(anatomy.n_layers)}
+        return Spread(wanted.device_map, wanted.max_memory, wanted.offload, wanted.quantization,
+                      tuple(f"{anatomy.blocks}.{block}" for block in sorted(trained)))
 
     @cached_property
     def reasons(self) -> dict[tuple[str, str], str | None]:

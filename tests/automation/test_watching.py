@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from ember_hub.automation.claim import BRANCH
-from ember_hub.errors import AutomationError, ConfigError, DiskError, GateFailed, NoConceptTokens
+from ember_hub.automation.claim import BRANCH, FILE
+from ember_hub.errors import AutomationError, ConfigError, CorruptCheckpoint, DiskError, GateFailed, NoConceptTokens
 from tests.automation.world import BASE, TARGET, World, publish, report, weights
 
 
@@ -163,6 +163,14 @@ def test_what_is_the_releases_own_fault_is_kept_and_what_is_not_is_not(
     world.release()
     assert world.poll(world.clerk(trouble=error))[0].decision == verdict
     assert world.poll(world.clerk())[0].decision == then
+
+
+def test_a_failure_on_this_machine_is_not_told_to_the_world(world: World) -> None:
+    world.release()
+    world.poll(world.clerk(trouble=CorruptCheckpoint("/home/me/model.safetensors is truncated", hint="download it again")))
+    kept = world.hub.read(TARGET, FILE, BRANCH).decode()
+    assert "CorruptCheckpoint" in kept
+    assert "/home/me" not in kept
 
 
 def test_a_wrong_recipe_stops_the_watch_and_leaves_no_claim(world: World) -> None:

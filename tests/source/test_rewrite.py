@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -20,8 +21,9 @@ from transformers import AutoModelForCausalLM
 
 from ember_hub.errors import CorruptCheckpoint, DiskError, EditError, EmberHubError, ShapeMismatch
 from ember_hub.progress import Quiet
-from ember_hub.source.checkpoint import INDEX_FILE, Checkpoint, compare, read_weight_map
-from ember_hub.source.rewrite import Change, CopyOf, Rows, Whole, copy_companions, rewrite
+from ember_hub.source.checkpoint import INDEX_FILE, Checkpoint, read_weight_map
+from ember_hub.source.comparison import compare
+from ember_hub.source.rewrite import Change, CopyOf, RowBytes, Rows, Whole, copy_companions, rewrite
 from tests.source.test_checkpoint import DOWN, EMBEDDING, LFS_POINTER, METADATA, tensors
 from tests.source.test_checkpoint import sharded as sharded_model
 from tests.source.test_checkpoint import single as single_file_model
@@ -66,6 +68,19 @@ def test_rows_change_and_no_other_byte_does(tmp_path: Path, dtype: torch.dtype) 
     moved = {(position - start) // row for position in range(len(theirs)) if ours[position] != theirs[position]}
     assert len(ours) == len(theirs)
     assert moved == set(IDS.tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_rows_as_bytes_write_what_rows_as_values_write(tmp_path: Path, dtype: torch.dtype) -> None:
+    original, values = single(tmp_path / "base", dtype), new_rows()
+    data = values.values.to(dtype).view(torch.uint8).numpy()
+    rewrite(original, tmp_path / "values", {EMBEDDING: values}, Quiet())
+    rewrite(original, tmp_path / "bytes", {EMBEDDING: RowBytes(IDS.numpy(), data)}, Quiet())
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("values", "bytes")]
+    assert files[0] == files[1]
+    data[3, -data.shape[1] // 8 :] = 0xFF
+    with nothing_left_in(tmp_path), pytest.raises(EditError, match="not finite"):
+        rewrite(original, tmp_path / "out", {EMBEDDING: RowBytes(IDS.numpy(), data)}, Quiet())
 
 
 def test_without_changes_every_file_stays_the_same(tmp_path: Path) -> None:
@@ -162,6 +177,10 @@ def test_companions_are_all_a_model_needs_but_weights_and_card(tmp_path: Path) -
         (EMBEDDING, Rows(torch.tensor([3]), torch.zeros(1, 9)), "expected"),
         (EMBEDDING, Rows(torch.ones(64, dtype=torch.bool), torch.zeros(64, 8)), "whole numbers"),
         (EMBEDDING, Rows(torch.tensor([3]), torch.zeros(1, 8, dtype=torch.int32)), "int32"),
+        (EMBEDDING, RowBytes(np.array([64]), np.zeros((1, 16), np.uint8)), "out of range"),
+        (EMBEDDING, RowBytes(np.array([3, 3]), np.zeros((2, 16), np.uint8)), "twice"),
+        (EMBEDDING, RowBytes(np.array([3]), np.zeros((1, 8), np.uint8)), "expected"),
+        (EMBEDDING, RowBytes(np.array([3]), np.zeros((1, 16), np.float16)), "float16"),
         (DOWN, Whole(torch.zeros(16, 8)), "expected"),
         ("nothing", Whole(torch.zeros(8)), "no tensor"),
         ("lm_head.weight", CopyOf("nothing"), "no tensor"),
