@@ -66,7 +66,6 @@ def as_toml(found: Configuration, recipe: Recipe) -> str:
     import tomli_w
 
     settings = recipe.settings.model_dump(mode="json", exclude_defaults=True, exclude_none=True, exclude={"model", "output"})
-    settings["concept"] = recipe.concept
     table = _changed(found.watch) | {"where": found.where}
     if job := _changed(found.terms):
         table["job"] = job

@@ -84,7 +84,7 @@ class Jobs:
         return Result(report, address, job.url)
 
     def _start(self, release: Release, targets: Sequence[str]) -> JobInfo:
-        words = ["erase", f"{release.repo}@{release.commit}", "--concept", self._recipe.concept, f"--push={targets[0]}",
+        words = ["erase", f"{release.repo}@{release.commit}", f"--concept={self._recipe.settings.concept}", f"--push={targets[0]}",
                  *assignments(self._recipe.settings)]
         labels = {"ember-hub": "erase", "base": _label(release.repo), "commit": release.commit[:12],
                   "concept": _label(self._recipe.concept)}

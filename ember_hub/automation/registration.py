@@ -66,4 +66,4 @@ def watch_words(watch: Watch, recipe: Recipe, namespace: str) -> list[str]:
     words += [f"--max-parameters={watch.max_parameters}"] if watch.max_parameters else []
     words += [f"--licence={licence}" for licence in watch.licences]
     words += [f"--since={watch.since}", f"--limit={watch.limit}", f"--claim={watch.claim}", f"--push={namespace}", "--here"]
-    return [*words, f"--concept={recipe.concept}", "--json", *assignments(recipe.settings)]
+    return [*words, f"--concept={recipe.settings.concept}", "--json", *assignments(recipe.settings)]

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ember_hub import __version__
 from ember_hub.automation.releases import Release
 from ember_hub.concepts import registry as concepts
+from ember_hub.concepts.combined import SEPARATOR
 from ember_hub.progress import Progress
 from ember_hub.run import digest
 from ember_hub.settings import Settings
@@ -36,7 +37,8 @@ class Recipe:
         """
         pack = concepts.find(settings.concept)
         # As `find` does: a folder with a pack in it wins over a name.
-        return cls(settings, pack.name, not Path(settings.concept).joinpath("pack.toml").is_file())
+        parts = (settings.concept, *map(str.strip, settings.concept.split(SEPARATOR)))
+        return cls(settings, pack.name, not any(Path(part).joinpath("pack.toml").is_file() for part in parts))
 
     @property
     def trains(self) -> bool:

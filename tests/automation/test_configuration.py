@@ -101,7 +101,7 @@ def test_a_workflow_watches_what_the_file_said(file: Path, tmp_path: Path) -> No
     assert configure(tmp_path / CONFIG, {}, {}, None) == found
     again = Recipe.of(resolve({"model": ""}, config=tmp_path / CONFIG, environment={}))
     assert again.digest == mine.digest
-    assert tomllib.loads(contents[CONFIG])["concept"] == "covid-19-pandemic"
+    assert tomllib.loads(contents[CONFIG])["concept"] == "covid"
     job = yaml.safe_load(contents[WORKFLOW])["jobs"]["watch"]
     assert job["uses"] == "owner/ember-hub/.github/workflows/watch.yml@" + "a" * 40
     assert job["with"] == {"config": CONFIG}

@@ -45,8 +45,8 @@ def test_a_job_erases_what_was_released_and_is_followed_to_its_end(world: World,
     assert clock.slept == [30.0, 30.0], "two looks before the last"
     (job,) = seen
     assert job["command"] == [
-        "uv", "run", "--no-project", "--with", "ember-hub", "ember-hub", "erase", f"{BASE}@{commit}", "--concept",
-        "covid-19-pandemic", f"--push={TARGET}", "--set", "seed=7", "--set", 'gates={"recovered": 0.35}',
+        "uv", "run", "--no-project", "--with", "ember-hub", "ember-hub", "erase", f"{BASE}@{commit}",
+        "--concept=covid", f"--push={TARGET}", "--set", "seed=7", "--set", 'gates={"recovered": 0.35}',
         "--set", "verify.battery=standard", "--set", 'plugins={"rmu": {"steps": 150}}', "--set", "publish.form=patch"]
     assert job["secrets"] == {"HF_TOKEN": "hf_test", "WANDB_API_KEY": "a secret"}
     assert (job["flavor"], job["timeoutSeconds"], job["labels"]["base"]) == ("t4-small", 7200, "maker--Pico-1B")

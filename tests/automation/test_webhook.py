@@ -107,7 +107,7 @@ def test_registering_starts_the_job_that_is_copied_and_is_done_once(world: World
     assert webhook["secret"] not in json.dumps(job.spec)
     assert job.spec["command"][5:] == [
         "ember-hub", "watch", "--from-webhook", "--org=maker", "--model=lab/Pico", "--max-parameters=3B", "--licence=mit",
-        "--since=30d", "--limit=50", "--claim=24h", "--push=tester-lab", "--here", "--concept=covid-19-pandemic", "--json",
+        "--since=30d", "--limit=50", "--claim=24h", "--push=tester-lab", "--here", "--concept=covid", "--json",
         "--set", "methods=[]", "--set", "publish.form=patch"]
 
     again = register(hub, watch, recipe(), terms, "tester-lab", Quiet())

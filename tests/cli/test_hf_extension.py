@@ -39,7 +39,7 @@ def test_hf_ember_is_the_same_command_under_its_own_name(hf: dict[str, str]) -> 
 @pytest.mark.parametrize(("words", "code"), [
     (("watch", "--concept", "covid"), 2),
     (("no-such-command",), 2),
-    (("push", "no-such-run"), 1),
+    (("report", "no-such-run"), 1),
 ])
 def test_errors_and_exit_codes_are_the_same(hf: dict[str, str], words: tuple[str, ...], code: int) -> None:
     ours, theirs = run("ember-hub", *words, environment=hf), run("hf", "ember", *words, environment=hf)
