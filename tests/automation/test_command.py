@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from ember_hub.cli.main import cli
 from ember_hub.errors import UsageError
@@ -19,7 +20,7 @@ BASE, TARGET = "maker/toy-model", "tester/toy-model-ember-toy-inventors-patch"
 
 def watch(toy: Toy, output: Path) -> list[str]:
     return ["watch", "--concept", str(toy.pack), "--method", "none", "--as", "patch", "--output", str(output), *SETTINGS,
-            "--here", "--push", "--json"]
+            "--set", 'verify.only=["questions"]', "--here", "--push", "--json"]
 
 
 def test_from_a_new_commit_to_a_patch_and_then_nothing_more(hub: LoopbackHub, hub_environment: dict[str, str], toy: Toy,
@@ -47,10 +48,22 @@ def test_from_a_new_commit_to_a_patch_and_then_nothing_more(hub: LoopbackHub, hu
 
 
 def test_a_failure_is_a_line_and_an_exit_code(hub: LoopbackHub, hub_environment: dict[str, str]) -> None:
-    done = ember_hub("watch", "--concept", "covid", "--here", "--push", "--json", "--model", BASE, environment=hub_environment)
+    done = ember_hub("watch", "--concept", "covid", "--here", "--push", "--model", BASE, environment=hub_environment)
     assert done.returncode == 1
-    assert json.loads(done.stdout)["decision"] == "failed"
+    assert done.stdout.startswith(f"failed   {BASE} · there is no repository {BASE} on the Hub")
     assert "Traceback" not in done.stderr
+
+
+def test_a_workflow_is_written_and_what_a_webhook_cannot_do_is_said(tmp_path: Path) -> None:
+    words = ["watch", "--org", "maker", "--concept", "covid", "--method", "none", "--as", "patch", "--setup", "workflow",
+             "--uses", "owner/ember-hub@v0", "--repo-folder", str(tmp_path)]
+    shown = CliRunner().invoke(cli, [*words, "--dry-run"])
+    assert (shown.exit_code, list(tmp_path.iterdir())) == (0, [])
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0
+    assert [Path(line).name for line in done.stdout.splitlines()] == ["ember-watch.yml", "ember-watch.toml"]
+    assert "cannot call GitHub" in done.stderr
+    assert 'orgs = [\n    "maker",\n]' in (tmp_path / ".github/ember-watch.toml").read_text()
 
 
 @pytest.mark.parametrize(("words", "says", "hint"), [

@@ -57,6 +57,17 @@ def test_a_base_that_is_gone_is_one_failure(world: World) -> None:
     assert f"there is no repository {BASE}" in gone.reason
 
 
+def test_a_base_that_disappears_between_listing_and_work_is_one_failure(world: World) -> None:
+    world.release(OTHER)
+    world.release()
+    decisions = iter(world.watcher(world.clerk(), orgs=("maker",)).poll())
+    first = next(decisions)
+    world.hub.store.repositories.pop(("models", OTHER if first.repo == BASE else BASE))
+    second = next(decisions)
+    assert (first.decision, second.decision) == ("erased", "failed")
+    assert "there is no repository" in second.reason
+
+
 def test_an_organization_that_cannot_be_listed_does_not_stop_the_other(world: World) -> None:
     world.release()
     world.hub.fail_next("GET", "^/api/models$", status=403, times=2)
