@@ -20,6 +20,8 @@ from ember_hub.errors import ConfigError
 PREFIX = "EMBER_HUB_"
 NOT_SETTINGS = frozenset({"EMBER_HUB_CACHE"})
 """Environment variables with our prefix that are no settings of a run."""
+NOT_OF_A_RUN = frozenset({"watch"})
+"""Tables of a TOML file that others read: what is watched stands beside the recipe."""
 
 
 class Section(BaseModel):
@@ -155,6 +157,8 @@ def resolve(flags: Mapping[str, Any], *, assignments: Iterable[str] = (), config
     merged: dict[str, Any] = {}
     if config:
         for key, value in _from_toml(config).items():
+            if key in NOT_OF_A_RUN:
+                continue
             _put(merged, [key] if key in Settings.model_fields else ["plugins", _plugin(key)], value, str(config))
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(PREFIX) and name not in NOT_SETTINGS:

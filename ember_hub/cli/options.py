@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def flags(given: dict[str, Any]) -> dict[str, Any]:
     if given["trust_remote_code"]:
         found["trust_remote_code"] = True
     if given["gates"]:
-        found["gates"] = dict(map(_gate, given["gates"]))
+        found["gates"] = gates(given["gates"])
     if given["base_id"]:
         found["publish"] = {"base_id": given["base_id"]}
     found |= _loading(given)
@@ -65,6 +65,11 @@ def flags(given: dict[str, Any]) -> dict[str, Any]:
     chosen |= {"battery": given["battery"]} if given["battery"] else {}
     chosen |= {"bench": given["bench"].split(",")} if given["bench"] else {}
     return found | ({"verify": chosen} if chosen else {})
+
+
+def gates(texts: Iterable[str]) -> dict[str, float]:
+    """The limits that `--fail-under` names."""
+    return dict(map(_gate, texts))
 
 
 def _loading(given: dict[str, Any]) -> dict[str, Any]:
