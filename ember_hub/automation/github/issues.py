@@ -47,8 +47,8 @@ def _gh(*arguments: str) -> str:
     try:
         done = subprocess.run(["gh", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise AutomationError("the command `gh` is not on this runner", hint="GitHub's own runners have it; or leave issues out with "
-                              "open-issues: false") from error
+        raise AutomationError("the command `gh` is not on this runner",
+                              hint="GitHub's own runners have it; or leave issues out with open-issues: false") from error
     if done.returncode:
         raise AutomationError(f"gh {' '.join(arguments[:2])}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}",
                               hint="the job needs `permissions: issues: write`, and the repository has to have issues")

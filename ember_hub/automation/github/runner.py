@@ -82,7 +82,8 @@ class Step:
     def _append(self, variable: str, text: str) -> None:
         path = self.environment.get(variable)
         if not path:
-            raise ConfigError(f"{variable} is not set", hint="this is a step of a GitHub workflow; on your own machine use `ember-hub`")
+            raise ConfigError(f"{variable} is not set",
+                              hint="this is a step of a GitHub workflow; on your own machine use `ember-hub`")
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(text if text.endswith("\n") else text + "\n")
 

@@ -15,7 +15,7 @@ from ember_hub.automation.github import summary, words
 from ember_hub.automation.github.command import GATE_FAILED, Ended, run
 from ember_hub.automation.github.issues import open_issues
 from ember_hub.automation.github.runner import Step
-from ember_hub.errors import AutomationError
+from ember_hub.errors import AutomationError, SourceError
 from ember_hub.run import read_report
 from ember_hub.source.gguf import cache_home
 from ember_hub.source.ref import ModelRef
@@ -57,7 +57,8 @@ def watch(step: Step) -> None:
     path = step.scratch / "ember-decisions.jsonl"
     path.write_text(ended.answer, encoding="utf-8")
     counts = {kind: sum(d["decision"] == kind for d in decisions) for kind in ("erased", "failed")}
-    step.output({"exit-code": ended.code, "decisions": path, **counts})
+    folders = [d["run"] for d in decisions if d["run"] and Path(d["run"]).is_dir()]
+    step.output({"exit-code": ended.code, "decisions": path, "artifact": "\n".join(map(_kept, folders)), **counts})
     step.summarize(summary.of_decisions(decisions, ended.complaint))
     _require(step, ended)
 
@@ -85,7 +86,7 @@ def _tell_run(step: Step, ended: Ended, output: Path, began: float) -> None:
     step.output({
         "exit-code": ended.code, "run": folder, "report": folder / "reports/report.json", "repo": first.get("repo"),
         "url": first.get("url"), "efficacy": report["efficacy"], "recovered": report["recovered"],
-        "passed": all(gate["passed"] for gate in report["gates"]), "artifact": "\n".join(f"{folder}/{name}" for name in _KEPT)})
+        "passed": all(gate["passed"] for gate in report["gates"]), "artifact": _kept(folder)})
     step.summarize(summary.of_erasure(report, pushed, ended.code))
 
 
@@ -94,7 +95,8 @@ def _tell_job(step: Step, ended: Ended) -> None:
     first = decisions[0] if decisions else {}
     figures = first.get("result") or first.get("before") or {}
     step.output({"exit-code": ended.code, "run": first.get("run"), "report": first.get("report"), "repo": first.get("target"),
-                 "efficacy": figures.get("efficacy"), "recovered": figures.get("recovered"), "passed": figures.get("passed", False)})
+                 "efficacy": figures.get("efficacy"), "recovered": figures.get("recovered"),
+                 "passed": figures.get("passed", False)})
     step.summarize(summary.of_decisions(decisions, ended.complaint))
 
 
@@ -112,6 +114,11 @@ def _newest(output: Path, began: float) -> Path | None:
     return path.parents[1] if moment >= began - 2 else None
 
 
+def _kept(folder: Path | str) -> str:
+    """Patterns of the files that are worth looking at, one a line."""
+    return "\n".join(f"{folder}/{name}" for name in _KEPT)
+
+
 def _pushed(folder: Path) -> dict[str, Any]:
     path = folder / "pushed.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -126,8 +133,12 @@ def _decisions(ended: Ended) -> list[dict[str, Any]]:
 
 
 def _cached(step: Step) -> tuple[str, str]:
-    """Rows that were read by range are always kept, whole downloads up to a size; a model that is a file or folder is here already."""
-    ref = ModelRef.parse(step.asked("model"))
+    """Rows that were read by range are always kept, whole downloads up to a size; a file or a folder is here already."""
+    try:
+        ref = ModelRef.parse(step.asked("model"))
+    except SourceError:
+        # The erasure itself will say what is wrong with it.
+        return "", ""
     if ref.kind != "hub" or words.needs_job(step):
         return "", ""
     commit, size = _look_up(step, ref)

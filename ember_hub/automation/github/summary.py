@@ -37,7 +37,8 @@ def of_decisions(decisions: Sequence[Mapping[str, Any]], complaint: str = "") ->
     rows = [[d["repo"], (d["commit"] or "")[:12], d["decision"], d["target"] or "–", d["reason"] or "–",
              *(_share(_figures_of(d).get(name)) for name in ("efficacy", "recovered"))] for d in decisions]
     ruled = table(["Base", "Commit", "", "Result", "Why", "Erased", "Brought back"], rows, left=5)
-    return f"## Releases of watched bases\n\n{ruled or 'No release was found.'}\n" + (f"\n{escape(complaint)}\n" if complaint else "")
+    parts = ["## Releases of watched bases", ruled or "No release was found.", escape(complaint) if complaint else ""]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def of_release(decision: Mapping[str, Any], run_url: str = "") -> str:
@@ -62,7 +63,8 @@ def _figures_of(decision: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _where(pushed: Mapping[str, Mapping[str, Any]]) -> str:
-    places = [f"{form}: [{escape(there['repo'])}]({there['url']}) at `{_plain(there['commit'])[:12]}`" for form, there in pushed.items()]
+    places = [f"{form}: [{escape(there['repo'])}]({there['url']}) at `{_plain(there['commit'])[:12]}`"
+              for form, there in pushed.items()]
     return f"Pushed {', '.join(places)}." if places else "Nothing was pushed."
 
 
@@ -98,7 +100,8 @@ def _commit(figures: Mapping[str, Any]) -> str:
 
 
 def _link(repo: str) -> Safe:
-    return Safe(f"[{escape(repo)}](https://huggingface.co/{repo})") if re.fullmatch(r"[\w.-]+/[\w.-]+", repo) else Safe(escape(repo))
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII)
+    return Safe(f"[{escape(repo)}](https://huggingface.co/{repo})" if is_id else escape(repo))
 
 
 def _plain(text: str) -> str:

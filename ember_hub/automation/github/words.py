@@ -34,8 +34,8 @@ def for_job(step: Step) -> list[str]:
     """
     push = step.asked("push", "false")
     if push == "false" or "/" in push:
-        raise ConfigError(f"a Hub Job with push: {push}", hint="its result goes to the Hub under its default name: write push: true, "
-                          "or the name of a user or organization")
+        raise ConfigError(f"a Hub Job with push: {push}",
+                          hint="its result goes to the Hub under its default name: write push: true, or a user or organization")
     for name in ("create-pr", "base-id", "device"):
         if step.asked(name, "false") != "false":
             raise ConfigError(f"the input {name} means nothing to a Hub Job", hint="leave it out, or write where: here")
@@ -50,7 +50,7 @@ def for_watch(step: Step) -> list[str] | None:
     if not step.asked("config") and not Path(config).is_file():
         return None
     words = ["watch", "--once", "--json", f"--config={config}", "--push"]
-    words += [f"--output={step.asked('output')}"] if step.asked("output") else []
+    words += [f"--output={step.asked('output') or step.scratch / 'ember-runs'}"]
     return words + [f"--{name}" for name in ("jobs", "dry-run") if step.is_set(name)]
 
 
