@@ -20,6 +20,8 @@ from ember_hub.errors import ConfigError
 PREFIX = "EMBER_HUB_"
 NOT_SETTINGS = frozenset({"EMBER_HUB_CACHE"})
 """Environment variables with our prefix that are no settings of a run."""
+NOT_OF_A_RUN = frozenset({"watch"})
+"""Tables of a TOML file that others read: what is watched stands beside the recipe."""
 
 
 class Section(BaseModel):
@@ -69,6 +71,22 @@ class VerifySettings(Section):
     bench_limit: int | None = Field(None, ge=1, description="Most questions of each of these tasks (default: all).")
 
 
+class LoadingSettings(Section):
+    """Models larger than one device."""
+
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        None, description="Share the model out over GPUs, memory and disk, in this way.")
+    max_memory: dict[str, str] = Field(default_factory=dict, description="Most memory by device: 0=20GB,cpu=64GB.")
+    offload: Path | None = Field(None, description="Folder for the parts that fit into no memory (slow).")
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        None, description="Hold what is neither edited nor trained in so many bits while measuring and training.")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all weights are in the memory of one device, as the checkpoint has them."""
+        return self.device_map is None and self.quantization is None
+
+
 class PublishSettings(Section):
     """What is written and where it goes."""
 
@@ -84,7 +102,7 @@ class Settings(Section):
     """One erasure."""
 
     model: str = Field(description="Hub repository (org/name[@revision]), folder, or .gguf file.")
-    concept: str = Field(description="Name or alias of a concept pack, or its folder.")
+    concept: str = Field(description="Name or alias of a concept pack, or its folder; several with + between them.")
     methods: tuple[str, ...] = Field(("rmu",), description="Baseline methods, in order, after the embedding edit.")
     output: Path = Field(Path("runs"), description="Where run folders are kept.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
@@ -96,6 +114,7 @@ class Settings(Section):
     features: FeatureSettings = FeatureSettings()
     search: SearchSettings = SearchSettings()
     verify: VerifySettings = VerifySettings()
+    loading: LoadingSettings = LoadingSettings()
     publish: PublishSettings = PublishSettings()
     plugins: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Settings of methods, evaluations and attacks, by name; what is fixed is not searched.")
@@ -115,10 +134,12 @@ class Settings(Section):
 
         Whether it is verified at all does decide: without, its strength is not searched.
         """
-        besides = {"output", "publish", "gates", "model", "concept", "device", "verify", "plugins"}
+        besides = {"output", "publish", "gates", "model", "concept", "device", "verify", "plugins", "loading"}
         own = self.model_dump(mode="json", exclude=besides)
         fixed = {name: self.plugins[name] for name in self.methods if name in self.plugins}
-        return own | {"method_settings": fixed, "form": self.publish.form, "base_id": self.publish.base_id,
+        # Where the weights lie does not change what comes out; in how many bits they are held does.
+        bits = {"quantization": self.loading.quantization} if self.loading.quantization else {}
+        return own | bits | {"method_settings": fixed, "form": self.publish.form, "base_id": self.publish.base_id,
                       "is_measured": self.is_measured}
 
 
@@ -136,6 +157,8 @@ def resolve(flags: Mapping[str, Any], *, assignments: Iterable[str] = (), config
     merged: dict[str, Any] = {}
     if config:
         for key, value in _from_toml(config).items():
+            if key in NOT_OF_A_RUN:
+                continue
             _put(merged, [key] if key in Settings.model_fields else ["plugins", _plugin(key)], value, str(config))
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(PREFIX) and name not in NOT_SETTINGS:

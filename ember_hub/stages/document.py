@@ -46,7 +46,7 @@ def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str,
         "recovered": headline and headline["recovered"], "recovered_interval": headline and headline["recovered_interval"],
         "worst_attack": headline and {"name": headline["name"], "title": headline["title"]},
         "regained": reports.regained(found), "curves": reports.curves(found), "layers": reports.layers(found),
-        "warnings": [*shop.remarks(), *reports.warnings(found)], "seconds": _seconds(shop),
+        "warnings": [*_rounding(shop), *shop.remarks(), *reports.warnings(found)], "seconds": _seconds(shop),
         "environment": _environment(), "out": files,
     }
     return report | {"gates": gate_rows(shop.settings.gates, report, found)}
@@ -59,6 +59,12 @@ def _seconds(shop: Workshop) -> dict[str, float]:
     sums = {kind: round(sum(s for k, s in measured if k == kind), 2) for kind in dict.fromkeys(kind for kind, _ in measured)}
     # What is left of another battery in the same folder is not this report's.
     return {name: s for name, s in taken.items() if not name.startswith(("state-", "attack-"))} | sums
+
+
+def _rounding(shop: Workshop) -> list[str]:
+    bits = shop.settings.loading.quantization
+    return [f"everything was measured with the weights that are not edited held in {bits.removesuffix('bit')} bits; the published "
+            "ones are not rounded, and may answer a little differently"] if bits else []
 
 
 def _environment() -> dict[str, str]:
@@ -119,9 +125,10 @@ def command(shop: Workshop) -> str:
 def _changed(settings: Settings) -> Iterator[str]:
     """Every other setting that is not as it usually is."""
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    for section in ("ember", "features", "search", "verify"):
+    for section in ("ember", "features", "search", "verify", "loading"):
         own, usual = getattr(settings, section).model_dump(mode="json"), defaults[section].model_dump(mode="json")
-        for key in (k for k, value in own.items() if value != usual[k] and k not in ("enabled", "battery", "bench_include")):
+        left_out = ("enabled", "battery", "bench_include", "offload")
+        for key in (k for k, value in own.items() if value != usual[k] and k not in left_out):
             yield from ("--set", f"{section}.{key}={json.dumps(own[key])}")
     for name, fixed in settings.plugins.items():
         for key, value in fixed.items():

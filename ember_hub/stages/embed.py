@@ -14,10 +14,10 @@ from ember_hub.features.coverage import coverage
 from ember_hub.features.factorization import FactorizationSettings
 from ember_hub.features.selection import ConceptRows, SelectionSettings, choose
 from ember_hub.features.variants import adopt
-from ember_hub.publish.export import tensor_name
 from ember_hub.source.anatomy import anatomy_of_config
 from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.load import load_tokenizer
+from ember_hub.source.naming import tensor_name
 from ember_hub.stages.baselines import search
 from ember_hub.stages.workshop import EMBER_EDIT, Workshop
 

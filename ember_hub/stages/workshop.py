@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ember_hub.source.anatomy import Anatomy
     from ember_hub.source.load import LoadedModel
+    from ember_hub.source.spread import Spread
 
 EMBER_EDIT = "edits/0-ember.safetensors"
 BEFORE = "reports/before.json"
@@ -61,7 +62,22 @@ class Workshop:
 
         s = self.settings
         return tried(load(self.base.folder, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code,
-                          progress=self.progress))
+                          progress=self.progress, spread=self.spread))
+
+    @cached_property
+    def spread(self) -> Spread:
+        """How the model is laid out; the blocks that a method of this run trains stay dense and in memory."""
+        from ember_hub.source.anatomy import anatomy_of_config
+        from ember_hub.source.spread import Spread
+
+        wanted = self.settings.loading
+        if wanted.is_plain:
+            return Spread()
+        anatomy = anatomy_of_config(self.base.folder, self.settings.trust_remote_code)
+        trained = {block for name, kind in self.methods.items()
+                   for block in kind(**self.settings.plugins.get(name, {})).trained_blocks(anatomy.n_layers)}
+        return Spread(wanted.device_map, wanted.max_memory, wanted.offload, wanted.quantization,
+                      tuple(f"{anatomy.blocks}.{block}" for block in sorted(trained)))
 
     @property
     def anatomy(self) -> Anatomy:
@@ -73,7 +89,7 @@ class Workshop:
 
     def embedding_rows(self, ids: Tensor) -> Tensor:
         """The base's rows (n, d) of the input embedding."""
-        return self.loaded.model.get_parameter(self.anatomy.embedding)[ids].cpu()
+        return self.loaded.parameter(self.anatomy.embedding)[ids].cpu()
 
     @cached_property
     def reasons(self) -> dict[tuple[str, str], str | None]:
