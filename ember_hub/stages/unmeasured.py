@@ -13,12 +13,14 @@ from ember_hub.errors import NotVerified, UsageError
 from ember_hub.evaluation.evidence import EDITED
 from ember_hub.evaluation.examination import PARTS, Part, Syllabus
 from ember_hub.features.selection import ConceptRows
-from ember_hub.publish.export import bytes_sha256, export_model, tensor_name
-from ember_hub.publish.patch import ADAPTER_WEIGHTS, make_patch
+from ember_hub.patches.folder import ADAPTER_WEIGHTS
+from ember_hub.publish.export import bytes_sha256, export_model
+from ember_hub.publish.patch import make_patch
 from ember_hub.settings import Settings
 from ember_hub.source.anatomy import anatomy_of_config, empty_model
 from ember_hub.source.load import load_tokenizer
 from ember_hub.source.memory import parameter_count
+from ember_hub.source.naming import tensor_name
 from ember_hub.source.ref import ModelRef
 from ember_hub.stages.deliver import FILES, forms
 from ember_hub.stages.embed import ROWS, TUNING, record_strength
