@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Self, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from . import catalog, transfer
+from . import catalog, community, transfer
 from .calls import Account, Call, Refusal, Reply
 from .store import Store, chunks
 
@@ -49,6 +49,11 @@ ROUTES: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
     ("GET", rf"{API}/refs", catalog.refs),
     ("GET", rf"{API}/commits/{REVISION}", catalog.commits),
     ("POST", rf"{API}/branch/(?P<branch>[^/]+)", catalog.create_branch),
+    ("POST", rf"{API}/tag/{REVISION}", community.create_tag),
+    ("GET", rf"{API}/discussions", community.discussions),
+    ("GET", rf"/api/collections/{REPO}", community.collection),
+    ("POST", rf"/api/collections/{REPO}/items", community.add_to_collection),
+    ("POST", r"/oauth/token", community.exchange_token),
     ("POST", rf"{API}/preupload/{REVISION}", transfer.preupload),
     ("POST", rf"{API}/commit/{REVISION}", transfer.commit),
     ("POST", rf"{API}/lfs-files/duplicate", transfer.lfs_duplicate),
