@@ -194,7 +194,7 @@ def _is_about_copies(error: Exception, changes: Changes) -> bool:
     if changes.source is None or not changes.copies:
         return False
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _REFUSED and f"/{changes.source.repo}/" in error.request.url.path
+        return error.response.status_code in _REFUSED and f"/{changes.source.repo}/" in error.response.request.url.path
     return not isinstance(error, ValueError) or error.__cause__ is None
 
 

@@ -39,12 +39,14 @@ def preflight(repo: str | None, base: str, concept: str, form: Form, options: Pu
     repo = repo or default_repo(user, base, concept, form)
     if "/" not in repo or not is_repo_id(repo):
         raise PushRejected(f"{repo!r} is not the id of a repository", hint=f"write it as {user}/NAME")
+    if not keyless:
+        _require_write(account, repo, options)
     with hub_errors(repo), patience.on_the_wire():
         remote = look(api, repo, patience)
         if keyless:
-            _require_published_by_us(keyless, repo, remote)
-        else:
-            _require_write(account, repo, is_enough_to_read=options.create_pr and remote.head is not None)
+            _require_trust(keyless, repo, remote)
+        elif remote.head is None:
+            _require_member(account, repo)
         target = Target(repo, form, base, concept, options, remote.head)
         refuse_foreign(api, remote, target)
         _require_consent(api, target, remote, patience)
@@ -57,22 +59,27 @@ def preflight(repo: str | None, base: str, concept: str, form: Form, options: Pu
     return target
 
 
-def _require_write(account: Mapping[str, Any], repo: str, *, is_enough_to_read: bool) -> None:
-    namespace, user = repo.split("/")[0], account["name"]
+def _require_write(account: Mapping[str, Any], repo: str, options: PushOptions) -> None:
     token = account.get("auth", {}).get("accessToken") or {}
     scopes = token.get("fineGrained", {}).get("scoped")
-    granted = [permission for scope in scopes or () for permission in scope.get("permissions", ())]
+    granted = {permission for scope in scopes or () for permission in scope.get("permissions", ())}
     # Who may only read a repository may still propose a change to it.
-    needed = {"repo.write", "discussion.write"} if is_enough_to_read else {"repo.write"}
-    if token.get("role") == "read" or (scopes is not None and not needed & set(granted)):
-        raise PushRejected(f"the token of {user} can only read", hint=LOG_IN)
+    needed = {"repo.write", "discussion.write"} if options.create_pr else {"repo.write"}
+    if token.get("role") == "read" or (scopes is not None and not needed & granted):
+        raise PushRejected(f"the token of {account['name']} can only read", hint=LOG_IN)
+    if not options.create_pr:
+        _require_member(account, repo)
+
+
+def _require_member(account: Mapping[str, Any], repo: str) -> None:
+    namespace, user = repo.split("/")[0], account["name"]
     member = {org["name"]: org.get("roleInOrg") for org in account.get("orgs", ())}
-    if not is_enough_to_read and (namespace not in (user, *member) or member.get(namespace) == "read"):
+    if namespace not in (user, *member) or member.get(namespace) == "read":
         raise PushRejected(f"{user} may not write under {namespace!r}",
                            hint=f"name a repository under {', '.join((user, *member))}, or use another token")
 
 
-def _require_published_by_us(keyless: str, repo: str, remote: Remote) -> None:
+def _require_trust(keyless: str, repo: str, remote: Remote) -> None:
     """A token that a job gets for its identity writes to one repository, which trusts it already."""
     if repo != keyless:
         raise PushRejected(f"HF_OIDC_RESOURCE gives a token for {keyless}, and the target is {repo}",

@@ -57,7 +57,7 @@ def _rejection(repo: str, error: Exception) -> PushRejected:
         return PushRejected("the Hub is switched off", hint="unset HF_HUB_OFFLINE and push again")
     if not isinstance(error, HfHubHTTPError):
         return PushRejected(f"{repo} cannot be reached: {error}", hint=f"check the connection; {AGAIN}")
-    if error.request.url.path == "/oauth/token":
+    if error.response.request.url.path == "/oauth/token":
         return PushRejected("the Hub gives this job no token: it trusts no such publisher",
                             hint="name the repository in HF_OIDC_RESOURCE, and this workflow in its settings, Trusted Publishers")
     status = error.response.status_code
