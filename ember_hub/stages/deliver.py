@@ -7,19 +7,18 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ember_hub.errors import GateFailed, HashMismatch, PushRejected
-from ember_hub.evaluation.evidence import EDITED
 from ember_hub.progress import Progress
 from ember_hub.publish import card
-from ember_hub.publish.export import export_model
-from ember_hub.publish.patch import make_patch
 from ember_hub.publish.push import Form, Pushed, PushOptions, Source, Target, label, preflight, push
-from ember_hub.publish.reload import ReloadProof, reload_check, write_expected
 from ember_hub.run import Run, file_sha256, read_report
-from ember_hub.settings import PublishSettings
-from ember_hub.stages.workshop import Workshop
+
+if TYPE_CHECKING:
+    from ember_hub.publish.reload import ReloadProof
+    from ember_hub.settings import PublishSettings
+    from ember_hub.stages.workshop import Workshop
 
 FIGURE = "reports/figures/relearning.png"
 FILES = "reports/files.json"
@@ -43,6 +42,12 @@ def write_out(shop: Workshop) -> None:
 
 
 def _write_out(shop: Workshop) -> None:
+    # A push or a card needs none of these, nor the seconds that torch takes to come up.
+    from ember_hub.evaluation.evidence import EDITED
+    from ember_hub.publish.export import export_model
+    from ember_hub.publish.patch import make_patch
+    from ember_hub.publish.reload import reload_check, write_expected
+
     edit, anatomy, run = shop.edit_of(EDITED), shop.loaded.anatomy, shop.run
     folders: dict[Form, Path] = {form: run.path(f"out/{form}") for form in forms(shop)}
     about: dict[str, Any] = {"model": None, "patch": None}
