@@ -158,7 +158,7 @@ def _worker(hub: Hub, found: Configuration, recipe: Recipe, progress: Live) -> W
 
     if found.where == "jobs":
         return Jobs(recipe, found.terms, hub, progress)
-    if found.where == "auto" and recipe.trains and not _has_gpu():
+    if found.where == "auto" and recipe.loads_a_model and not _has_gpu():
         raise click.UsageError("this recipe loads a model, and there is no GPU here: add --jobs (Hub Jobs), or --here all the same")
     return Here(recipe, progress)
 
