@@ -11,8 +11,9 @@ import click
 from ember_hub.errors import ConfigError
 
 _VERIFICATION = (
-    click.option("--battery", type=click.Choice(["quick", "standard", "full"]),
-                 help="Evaluations and attacks to run (see `ember-hub evaluations`).  [default: quick]"),
+    click.option("--battery", type=click.Choice(["none", "quick", "standard", "full"]),
+                 help="Evaluations and attacks to run (see `ember-hub evaluations`); none measures nothing.  [default: quick, but "
+                      "none for a patch of the embedding edit alone from the Hub]"),
     click.option("--only", multiple=True, metavar="NAME", help="Run this evaluation or attack, and no battery; may be repeated."),
     click.option("--skip", multiple=True, metavar="NAME", help="Leave it out; may be repeated."),
     click.option("--bench", metavar="TASK,...", help="Tasks of lm-evaluation-harness, for base and edited model."),

@@ -25,8 +25,9 @@ from torch import Tensor
 from ember_hub.edits.apply import applied
 from ember_hub.edits.edit import Edit, Replaced
 from ember_hub.errors import NotVerified
+from ember_hub.patches.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ember_hub.progress import Progress, Quiet
-from ember_hub.publish.patch import ADAPTER_CONFIG, ADAPTER_WEIGHTS, embedding_edit
+from ember_hub.publish.patch import embedding_edit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -71,11 +71,7 @@ class Checkpoint:
             ShapeMismatch: the checkpoint has no tensor of this name.
         """
         if name not in self.tensors:
-            near = get_close_matches(name, self.tensors, n=3, cutoff=0.4)
-            raise ShapeMismatch(
-                f"{self.folder} has no tensor {name!r}",
-                hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "look at its config and tensor names",
-            )
+            raise no_such_tensor(str(self.folder), name, self.tensors)
         return self.tensors[name]
 
     def read(self, name: str) -> Tensor:
@@ -85,7 +81,7 @@ class Checkpoint:
             ShapeMismatch: the checkpoint has no tensor of this name.
         """
         info = self.info(name)
-        return _as_tensor(info, read_ranges(info.file, [(info.start, info.stop)]), info.shape)
+        return as_tensor(info, read_ranges(info.file, [(info.start, info.stop)]), info.shape)
 
     def read_rows(self, name: str, ids: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Rows (n, d) of a tensor (vocab, d), in the order of `ids` (n,); reads only these, neighbours together.
@@ -94,7 +90,7 @@ class Checkpoint:
             ShapeMismatch: no such tensor, it has no rows, or an id is out of range.
         """
         info, rows = self.info(name), self.read_row_bytes(name, ids)
-        return _as_tensor(info, rows, (len(rows), *info.shape[1:]))
+        return as_tensor(info, rows, (len(rows), *info.shape[1:]))
 
     def read_row_bytes(self, name: str, ids: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
         """The same rows as they lie in the file: uint8 (n, row_size), for those who do without torch.
@@ -118,9 +114,24 @@ class Checkpoint:
         return sha256(self.info(name))
 
 
+def no_such_tensor(place: str, name: str, names: Iterable[str]) -> ShapeMismatch:
+    """The error for a name that none of the tensors of a checkpoint has."""
+    near = get_close_matches(name, names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "look at its config and tensor names"
+    return ShapeMismatch(f"{place} has no tensor {name!r}", hint=hint)
+
+
 def as_ids(ids: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
     """Row ids as numpy knows them, wherever they come from."""
     return ids if isinstance(ids, np.ndarray) else np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+
+
+def as_tensor(info: TensorInfo, data: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """Bytes of a tensor, or of rows of it, as torch knows them."""
+    import torch
+
+    # Torch gives an array of nothing no stride, and then cannot see it as another type.
+    return torch.from_numpy(data.reshape(-1)).view(info.dtype).reshape(shape) if data.size else torch.empty(shape, dtype=info.dtype)
 
 
 def check_rows(info: TensorInfo, ids: np.ndarray) -> None:
@@ -152,18 +163,22 @@ def row_runs(ids: np.ndarray) -> list[tuple[int, int]]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> shard name, from a safetensors index.
+    """Tensor name -> shard name, from an index file; raises as `parse_weight_map` does."""
+    with open_for_reading(index) as file:
+        return parse_weight_map(index, file.read())
+
+
+def parse_weight_map(index: Path, text: bytes) -> dict[str, str]:
+    """Tensor name -> shard name, from the content of a safetensors index.
 
     Raises:
         CorruptCheckpoint: not JSON, no weight map, or a shard that is not a plain file name.
     """
-    with open_for_reading(index) as file:
-        text = file.read()
     refuse_lfs_pointer(index, text)
     again = "download the index again"
     try:
         weight_map = json.loads(text)["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptCheckpoint(f"{index} is not a safetensors index: {error!r}", hint=again) from error
     if not isinstance(weight_map, dict) or not weight_map:
         raise CorruptCheckpoint(f"{index} maps no tensor to a shard", hint=again)
@@ -215,13 +230,6 @@ def _no_checkpoint(folder: Path) -> ModelNotFound | UnsupportedModel:
     return ModelNotFound(
         f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}", hint="give the folder that holds the weights"
     )
-
-
-def _as_tensor(info: TensorInfo, data: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    import torch
-
-    # Torch gives an array of nothing no stride, and then cannot see it as another type.
-    return torch.from_numpy(data.reshape(-1)).view(info.dtype).reshape(shape) if data.size else torch.empty(shape, dtype=info.dtype)
 
 
 def _is_there(path: Path) -> bool:
