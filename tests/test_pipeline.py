@@ -14,7 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ember_hub.source.checkpoint import Checkpoint, compare
+from ember_hub.source.checkpoint import Checkpoint
+from ember_hub.source.comparison import compare
 from tests.toy_run import SETTINGS, Toy, ember_hub
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from ember_hub.cli.live import Live
-from ember_hub.cli.options import flags, verification
+from ember_hub.cli.options import concepts, flags, verification
 from ember_hub.cli.table import print_report
 
 
 @click.command()
 @click.argument("model")
-@click.option("--concept", required=True, help="Concept pack: name, alias or folder (see `ember-hub concepts list`).")
+@concepts
 @click.option("--method", "methods", multiple=True, metavar="NAME",
               help="Baseline method after the embedding edit; may be repeated; `none` for the edit alone.  [default: rmu]")
 @click.option("--no-ember", is_flag=True, help="Leave out the embedding edit.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from ember_hub.progress import Progress
 from ember_hub.source.anatomy import Anatomy, empty_model, read_anatomy
 from ember_hub.source.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
 from ember_hub.source.load import load_tokenizer, transformers_reports_to
+from ember_hub.source.naming import tensor_names
 from ember_hub.source.safetensors_file import TensorInfo, chunks
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _by_parameter(checkpoint: Checkpoint, plan: PreTrainedModel, anatomy: Anatom
     """
     tensors = {}
     for name, _ in plan.named_parameters(remove_duplicate=False):
-        found = _meant(name, checkpoint.tensors)
+        found = tensor_names(checkpoint, name)
         if len(found) > 1:
             raise UnsupportedModel(f"{name} of the loaded model may be {' or '.join(found)} in {checkpoint.folder}",
                                    hint=_OTHER_NAMES)
@@ -122,17 +123,6 @@ def _by_parameter(checkpoint: Checkpoint, plan: PreTrainedModel, anatomy: Anatom
     if anatomy.is_tied and anatomy.head and anatomy.embedding in tensors:
         tensors.setdefault(anatomy.head, tensors[anatomy.embedding])
     return replace(checkpoint, tensors=tensors)
-
-
-def _meant(name: str, names: Collection[str]) -> list[str]:
-    """Where another file has what we call `name`: as such, else with another prefix, else with swapped leading parts."""
-    if name in names:
-        return [name]
-    found = [other for other in names if other.endswith(f".{name}") or name.endswith(f".{other}")]
-    # Multimodal checkpoints say language_model.model.layers where transformers says model.language_model.layers.
-    parts = name.split(".")
-    swapped = ".".join([*reversed(parts[:2]), *parts[2:]])
-    return found or [other for other in (swapped,) if other in names]
 
 
 def _full_model(edited: Path, base: Checkpoint, ours: Checkpoint, plan: PreTrainedModel) -> Checkpoint:
@@ -195,7 +185,7 @@ def _rest(checkpoint: Checkpoint, by_parameter: Checkpoint) -> Mapping[str, Tens
 
 
 def _same_bytes(ours: TensorInfo, theirs: TensorInfo) -> bool:
-    return (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape) and all(
+    return (ours.code, ours.shape) == (theirs.code, theirs.shape) and all(
         left == right for left, right in zip(chunks(ours), chunks(theirs), strict=True))
 
 
@@ -236,7 +226,7 @@ def _targets(adapter: Adapter, ours: Checkpoint, anatomy: Anatomy) -> dict[str, 
     """For each parameter that the adapter changes, the adapter's own name of it."""
     targets: dict[str, str] = {}
     for target in adapter.parts:
-        found = _meant(target, ours.tensors)
+        found = tensor_names(ours, target)
         if len(found) != 1 or found[0] in targets:
             raise ShapeMismatch(f"{adapter.weights.folder} changes {target}, which {ours.folder} does not have",
                                 hint=f"the adapter was made for {adapter.base}")

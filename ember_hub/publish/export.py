@@ -9,18 +9,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from ember_hub.edits.edit import Change, Edit, Replaced, ReplacedRows
-from ember_hub.errors import DiskError, EditError, EmptyEdit, NotVerified, ShapeMismatch, UnsupportedModel
+from ember_hub.errors import DiskError, EditError, EmptyEdit, NotVerified, ShapeMismatch
 from ember_hub.progress import Progress
 from ember_hub.source import rewrite as files
 from ember_hub.source.anatomy import Anatomy
-from ember_hub.source.checkpoint import Checkpoint, FileComparison, compare
+from ember_hub.source.checkpoint import Checkpoint
+from ember_hub.source.comparison import FileComparison, compare, sha256_after
+from ember_hub.source.naming import config_parts, says_tied, tensor_name, tensor_names
 
 _AGAIN = "the disk or another program changed the files: run the command again"
 
@@ -31,7 +32,8 @@ def export_model(folder: Path, anatomy: Anatomy, edit: Edit, out: Path, progress
     A tied base whose embedding is edited gets a head of its own, with the bytes of the original embedding.
 
     Returns:
-        What the proof found: every tensor that the edit does not name is byte for byte the base's.
+        What the proof found: every tensor that the edit does not name is byte for byte the base's. Shards without a
+        change may be hard links to the base's files, which `shared_files` tells; `sharing.share_file` says what follows.
 
     Raises:
         EmptyEdit: the edit changes nothing.
@@ -49,10 +51,14 @@ def export_model(folder: Path, anatomy: Anatomy, edit: Edit, out: Path, progress
     if is_untied:
         changes = _own_head(base, anatomy) | changes
     with replacing(out, folder, "config.json") as fresh:
-        written = files.rewrite(base, fresh, changes, progress, finish=_declare_untied if is_untied else None)
-        comparison = compare(base, written, progress)
-        prove(base, changes, comparison)
-    return comparison
+        comparisons: list[FileComparison] = []
+
+        def proven(written: Checkpoint) -> None:
+            comparisons.append(compare(base, written, progress))
+            prove(base, changes, comparisons[0])
+
+        files.rewrite(base, fresh, changes, progress, finish=_declare_untied if is_untied else None, prove=proven)
+    return comparisons[0]
 
 
 def as_stored(folder: Path, edit: Edit) -> Edit:
@@ -68,38 +74,6 @@ def as_stored(folder: Path, edit: Edit) -> Edit:
     """
     checkpoint = Checkpoint.open(folder)
     return replace(edit, changes={name: _stored(checkpoint, name, change) for name, change in edit.changes.items()})
-
-
-def tensor_name(checkpoint: Checkpoint, parameter: str) -> str:
-    """The checkpoint's name of a parameter of the loaded model.
-
-    Raises:
-        UnsupportedModel: no tensor, or more than one, goes by that name.
-    """
-    found = tensor_names(checkpoint, parameter)
-    if len(found) != 1:
-        which = f"several tensors of {checkpoint.folder} may be" if found else f"no tensor of {checkpoint.folder} is"
-        raise UnsupportedModel(f"{which} {parameter!r} of the loaded model: transformers converts it while loading",
-                               hint="use a method that edits the embedding only, such as --method none, or load the "
-                                    "base with transformers and save it again, so that both use the same names")
-    return found[0]
-
-
-def tensor_names(checkpoint: Checkpoint, parameter: str) -> list[str]:
-    """The tensor of the same name, else those that differ by a prefix, else the one whose leading parts are swapped."""
-    if parameter in checkpoint.tensors:
-        return [parameter]
-    found = [name for name in checkpoint.tensors if name.endswith(f".{parameter}") or parameter.endswith(f".{name}")]
-    # Multimodal checkpoints say language_model.model.layers where transformers says model.language_model.layers.
-    parts = parameter.split(".")
-    swapped = ".".join([*reversed(parts[:2]), *parts[2:]])
-    return found or [name for name in (swapped,) if name in checkpoint.tensors]
-
-
-def says_tied(folder: Path) -> bool:
-    """Whether config.json says that head and embedding are one; the checkpoint may hold two all the same."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    return any(part.get("tie_word_embeddings") is True for _, part in _config_parts(config))
 
 
 def prove(base: Checkpoint, changes: Mapping[str, files.Change], comparison: FileComparison) -> None:
@@ -188,23 +162,15 @@ def _own_head(base: Checkpoint, anatomy: Anatomy) -> dict[str, files.Change]:
 def _declare_untied(folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8"))
-    for name, part in _config_parts(config):
+    for name, part in config_parts(config):
         if not name or name == "text_config" or "tie_word_embeddings" in part:
             part["tie_word_embeddings"] = False
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _config_parts(config: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The config itself, and the configs that a multimodal one nests."""
-    return [("", config), *((name, part) for name, part in config.items() if isinstance(part, dict))]
-
-
 def _expected_sha256(base: Checkpoint, name: str, change: files.Change, comparison: FileComparison) -> str:
     if isinstance(change, files.CopyOf):
-        return comparison.original_sha256[change.source_name]
-    if isinstance(change, files.Whole):
-        return bytes_sha256(change.values.to(base.info(name).dtype))
+        known = comparison.original_sha256.get(change.source_name)
+        return known or base.tensor_sha256(change.source_name)
     # Not only the new rows: also that no other row of the table moved.
-    table = base.read(name)
-    table[change.ids] = change.values
-    return bytes_sha256(table)
+    return sha256_after(base.info(name), change)

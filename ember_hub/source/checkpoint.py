@@ -1,36 +1,25 @@
 """A model folder's weights: index, shards and tensors, read by name without loading a model.
 
-`Checkpoint.open` checks everything that can be checked without reading tensor data; `compare` is the proof that a
-rewritten checkpoint differs from its original in exactly the tensors that were meant to change.
+`Checkpoint.open` checks everything that can be checked without reading tensor data.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ember_hub.errors import CorruptCheckpoint, ModelNotFound, ShapeMismatch, UnsupportedModel
-from ember_hub.progress import Progress, Quiet
-from ember_hub.source.safetensors_file import (
-    SafetensorsFile,
-    TensorInfo,
-    chunks,
-    open_for_reading,
-    read_ranges,
-    refuse_lfs_pointer,
-    sha256,
-)
+from ember_hub.source.byte_ranges import open_for_reading, read_ranges
+from ember_hub.source.safetensors_file import SafetensorsFile, TensorInfo, refuse_lfs_pointer, sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -82,11 +71,7 @@ class Checkpoint:
             ShapeMismatch: the checkpoint has no tensor of this name.
         """
         if name not in self.tensors:
-            near = get_close_matches(name, self.tensors, n=3, cutoff=0.4)
-            raise ShapeMismatch(
-                f"{self.folder} has no tensor {name!r}",
-                hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "look at its config and tensor names",
-            )
+            raise no_such_tensor(str(self.folder), name, self.tensors)
         return self.tensors[name]
 
     def read(self, name: str) -> Tensor:
@@ -96,78 +81,57 @@ class Checkpoint:
             ShapeMismatch: the checkpoint has no tensor of this name.
         """
         info = self.info(name)
-        return read_ranges(info.file, [(info.start, info.stop)]).view(info.dtype).reshape(info.shape)
+        return as_tensor(info, read_ranges(info.file, [(info.start, info.stop)]), info.shape)
 
-    def read_rows(self, name: str, ids: Tensor | Sequence[int]) -> Tensor:
+    def read_rows(self, name: str, ids: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Rows (n, d) of a tensor (vocab, d), in the order of `ids` (n,); reads only these, neighbours together.
 
         Raises:
             ShapeMismatch: no such tensor, it has no rows, or an id is out of range.
         """
-        info = self.info(name)
-        wanted = torch.as_tensor(ids).cpu().numpy()
+        info, rows = self.info(name), self.read_row_bytes(name, ids)
+        return as_tensor(info, rows, (len(rows), *info.shape[1:]))
+
+    def read_row_bytes(self, name: str, ids: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
+        """The same rows as they lie in the file: uint8 (n, row_size), for those who do without torch.
+
+        Raises:
+            ShapeMismatch: no such tensor, it has no rows, or an id is out of range.
+        """
+        info, wanted = self.info(name), as_ids(ids)
         check_rows(info, wanted)
         unique, back = np.unique(wanted, return_inverse=True)
         ranges = [
             (info.start + int(first) * info.row_size, info.start + (int(last) + 1) * info.row_size)
             for first, last in row_runs(unique)
         ]
-        rows = read_ranges(info.file, ranges).view(info.dtype).reshape(len(unique), *info.shape[1:])
+        rows = read_ranges(info.file, ranges).reshape(len(unique), info.row_size)
         # Rows that were asked for in rising order need no second copy.
-        return rows if np.array_equal(unique, wanted) else rows[torch.from_numpy(back.reshape(-1))]
+        return rows if np.array_equal(unique, wanted) else rows[back.reshape(-1)]
 
     def tensor_sha256(self, name: str) -> str:
         """Hex digest of a tensor's bytes as they lie in the file."""
         return sha256(self.info(name))
 
 
-@dataclass(frozen=True)
-class FileComparison:
-    """Which tensors of two checkpoints are the same, byte for byte.
-
-    Attributes:
-        identical: same name, dtype, shape and bytes.
-        changed: same name, anything else differs.
-        added: only in the rewritten checkpoint.
-        removed: only in the original.
-        original_sha256: digest of each tensor's bytes by name, in the original.
-        rewritten_sha256: the same in the rewritten checkpoint.
-    """
-
-    identical: tuple[str, ...]
-    changed: tuple[str, ...]
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    original_sha256: Mapping[str, str]
-    rewritten_sha256: Mapping[str, str]
+def no_such_tensor(place: str, name: str, names: Iterable[str]) -> ShapeMismatch:
+    """The error for a name that none of the tensors of a checkpoint has."""
+    near = get_close_matches(name, names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "look at its config and tensor names"
+    return ShapeMismatch(f"{place} has no tensor {name!r}", hint=hint)
 
 
-def compare(original: Checkpoint, rewritten: Checkpoint, progress: Progress | None = None) -> FileComparison:
-    """Digests every tensor of both checkpoints and sorts their names by what happened to them.
+def as_ids(ids: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
+    """Row ids as numpy knows them, wherever they come from."""
+    return ids if isinstance(ids, np.ndarray) else np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
 
-    Streamed: memory is a few chunks per core. Bytes that are equal on both sides are digested once.
-    """
-    names = list(dict.fromkeys([*original.tensors, *rewritten.tensors]))
-    before, after = original.tensors, rewritten.tensors
-    digests: dict[str, tuple[str | None, str | None]] = {}
-    with (
-        ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
-        (progress or Quiet()).steps("compare tensors", len(names)) as step,
-    ):
-        pairs = pool.map(lambda name: _digest_both(before.get(name), after.get(name)), names)
-        for name, pair in zip(names, pairs, strict=True):
-            digests[name] = pair
-            step(1)
-    both = [name for name in names if name in before and name in after]
-    identical = tuple(name for name in both if _is_same(before[name], after[name], digests[name]))
-    return FileComparison(
-        identical=identical,
-        changed=tuple(name for name in both if name not in set(identical)),
-        added=tuple(name for name in names if name not in before),
-        removed=tuple(name for name in names if name not in after),
-        original_sha256={name: old for name, (old, _) in digests.items() if old is not None},
-        rewritten_sha256={name: new for name, (_, new) in digests.items() if new is not None},
-    )
+
+def as_tensor(info: TensorInfo, data: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """Bytes of a tensor, or of rows of it, as torch knows them."""
+    import torch
+
+    # Torch gives an array of nothing no stride, and then cannot see it as another type.
+    return torch.from_numpy(data.reshape(-1)).view(info.dtype).reshape(shape) if data.size else torch.empty(shape, dtype=info.dtype)
 
 
 def check_rows(info: TensorInfo, ids: np.ndarray) -> None:
@@ -199,18 +163,22 @@ def row_runs(ids: np.ndarray) -> list[tuple[int, int]]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> shard name, from a safetensors index.
+    """Tensor name -> shard name, from an index file; raises as `parse_weight_map` does."""
+    with open_for_reading(index) as file:
+        return parse_weight_map(index, file.read())
+
+
+def parse_weight_map(index: Path, text: bytes) -> dict[str, str]:
+    """Tensor name -> shard name, from the content of a safetensors index.
 
     Raises:
         CorruptCheckpoint: not JSON, no weight map, or a shard that is not a plain file name.
     """
-    with open_for_reading(index) as file:
-        text = file.read()
     refuse_lfs_pointer(index, text)
     again = "download the index again"
     try:
         weight_map = json.loads(text)["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptCheckpoint(f"{index} is not a safetensors index: {error!r}", hint=again) from error
     if not isinstance(weight_map, dict) or not weight_map:
         raise CorruptCheckpoint(f"{index} maps no tensor to a shard", hint=again)
@@ -267,20 +235,3 @@ def _no_checkpoint(folder: Path) -> ModelNotFound | UnsupportedModel:
 def _is_there(path: Path) -> bool:
     # A link to a blob that is gone counts: opening it tells more than "not found".
     return path.exists() or path.is_symlink()
-
-
-def _digest_both(old: TensorInfo | None, new: TensorInfo | None) -> tuple[str | None, str | None]:
-    if old is None or new is None or old.size != new.size:
-        return (sha256(old) if old else None), (sha256(new) if new else None)
-    left = right = hashlib.sha256()
-    for ours, theirs in zip_longest(chunks(old), chunks(new), fillvalue=b""):
-        if left is right and ours != theirs:
-            right = left.copy()
-        left.update(ours)
-        if right is not left:
-            right.update(theirs)
-    return left.hexdigest(), right.hexdigest()
-
-
-def _is_same(old: TensorInfo, new: TensorInfo, digests: tuple[str | None, str | None]) -> bool:
-    return (old.dtype, old.shape) == (new.dtype, new.shape) and digests[0] == digests[1]

@@ -1,40 +1,41 @@
-"""One safetensors file: its checked header, and reads and copies of byte ranges.
+"""One safetensors file: its checked header, and where each tensor lies.
 
-Nothing is mapped into memory: a range is read when it is asked for, so memory is bounded by what the caller holds.
+Torch is imported only when a dtype of torch's is asked for: what works on bytes starts in a fraction of a second.
 
 Source: the safetensors format: 8 bytes of header length, a JSON header, then the tensors without gaps.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from ember_hub.errors import CorruptCheckpoint, UnsupportedModel
+from ember_hub.source.byte_ranges import chunks_between, open_for_reading
 
-from ember_hub.errors import CorruptCheckpoint, DiskError, ModelNotFound, UnsupportedModel
+if TYPE_CHECKING:
+    import torch
 
-CHUNK = 2**20
-DTYPES: Mapping[str, torch.dtype] = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
-    "U32": torch.uint32, "I32": torch.int32, "U64": torch.uint64, "I64": torch.int64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
-    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "C64": torch.complex64,
+ITEM_SIZES: Mapping[str, int] = {
+    "BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8,
+    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F16": 2, "BF16": 2, "F32": 4, "F64": 8, "C64": 8,
 }  # fmt: skip
+"""Bytes of one number, by the name that the format gives its type."""
 
-_KERNEL_STEP = 64 * 2**20
+_TORCH_NAMES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
+    "U64": "uint64", "I64": "int64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
+}  # fmt: skip
 _PAGE = 4096
 _LARGEST_HEADER = 100_000_000
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 _AGAIN = "download the file again; a copy that was interrupted looks like this"
 
 
@@ -43,17 +44,35 @@ class TensorInfo:
     """Where one tensor lies.
 
     Attributes:
+        code: the type of its numbers, as the format calls it: "BF16".
         file: the safetensors file that holds it.
         start: first byte, counted from the beginning of the file (not of its data section).
         stop: the byte after its last one.
     """
 
     name: str
-    dtype: torch.dtype
+    code: str
     shape: tuple[int, ...]
     file: Path
     start: int
     stop: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its numbers, as torch calls it."""
+        import torch
+
+        return getattr(torch, _TORCH_NAMES[self.code])
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number."""
+        return ITEM_SIZES[self.code]
+
+    @property
+    def is_floating_point(self) -> bool:
+        """Whether its numbers are real and rounded: an edit can move them."""
+        return self.code.startswith(("F", "BF"))
 
     @property
     def size(self) -> int:
@@ -63,7 +82,7 @@ class TensorInfo:
     @property
     def row_size(self) -> int:
         """Bytes of one slice along the first axis; a scalar is one row."""
-        return math.prod(self.shape[1:]) * self.dtype.itemsize
+        return math.prod(self.shape[1:]) * self.itemsize
 
 
 @dataclass(frozen=True)
@@ -95,10 +114,7 @@ class SafetensorsFile:
         with open_for_reading(path) as file:
             size = os.fstat(file.fileno()).st_size
             refuse_lfs_pointer(path, os.pread(file.fileno(), len(_LFS_POINTER), 0))
-            length = int.from_bytes(os.pread(file.fileno(), 8, 0), "little")
-            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-                found = f"{path} announces a header of {length:,} bytes; the file has {size:,} bytes"
-                raise CorruptCheckpoint(found, hint=_AGAIN)
+            length = header_length(path, size, os.pread(file.fileno(), 8, 0))
             return cls.from_header(path, size, os.pread(file.fileno(), length, 8))
 
     @classmethod
@@ -111,7 +127,7 @@ class SafetensorsFile:
 
         Raises:
             CorruptCheckpoint: the header is not JSON, or its offsets leave gaps, overlap or miss the file's end.
-            UnsupportedModel: a tensor has a dtype that torch does not have.
+            UnsupportedModel: a tensor has a dtype of less than a byte, or one that torch does not have.
         """
         entries = _entries(path, header)
         metadata = entries.pop("__metadata__", {})
@@ -134,41 +150,34 @@ class SafetensorsFile:
         """The byte at which the first tensor starts."""
         return 8 + len(self.header)
 
-    def prefix_with_copies(self, copies: Mapping[str, str]) -> bytes:
+    def prefix_with_copies(self, copies: Mapping[str, TensorInfo]) -> bytes:
         """The header and its length for a file that holds more tensors after the present ones.
 
         Args:
-            copies: name of the new tensor -> name of the tensor of this file whose bytes it repeats.
+            copies: name of the new tensor -> the tensor whose bytes it repeats, of this file or another.
         """
         entries = json.loads(self.header)
         end = self.size - self.data_start
-        for name, source in copies.items():
-            size = self.tensors[source].size
-            entries[name] = {**entries[source], "data_offsets": [end, end + size]}
-            end += size
+        for name, info in copies.items():
+            entries[name] = {"dtype": info.code, "shape": list(info.shape), "data_offsets": [end, end + info.size]}
+            end += info.size
         header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
         # Data that keeps its place within a page is copied twice as fast, or shared by file systems that can.
         header += b" " * ((len(self.header) - len(header)) % _PAGE)
         return len(header).to_bytes(8, "little") + header
 
 
-def open_for_reading(path: Path) -> BinaryIO:
-    """Opens a file of the checkpoint, unbuffered, through any links.
+def header_length(path: Path, size: int, prefix: bytes) -> int:
+    """Bytes of the JSON header that a file's first 8 bytes announce, checked before anything of that size is read.
 
     Raises:
-        ModelNotFound: there is no such file.
-        CorruptCheckpoint: it is a link to a file that is gone.
-        DiskError: it may not be read.
+        CorruptCheckpoint: the file is too short for it, or no header is that long.
     """
-    try:
-        return open(path, "rb", buffering=0)
-    except FileNotFoundError as error:
-        if path.is_symlink():
-            gone = f"{path} links to {os.readlink(path)}, which is gone"
-            raise CorruptCheckpoint(gone, hint="download the model again") from error
-        raise ModelNotFound(f"there is no file {path}", hint="check the folder, or download the model") from error
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise DiskError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
+    length = int.from_bytes(prefix, "little")
+    if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+        found = f"{path} announces a header of {length:,} bytes; the file has {size:,} bytes"
+        raise CorruptCheckpoint(found, hint=_AGAIN)
+    return length
 
 
 def refuse_lfs_pointer(path: Path, head: bytes) -> None:
@@ -178,36 +187,13 @@ def refuse_lfs_pointer(path: Path, head: bytes) -> None:
         raise CorruptCheckpoint(pointer, hint="run `git lfs pull` in the model's folder")
 
 
-def read_ranges(path: Path, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    """The bytes of several `[start, stop)` ranges, one after the other, as a uint8 tensor (n,).
-
-    Raises:
-        CorruptCheckpoint: the file ends before a range does.
-    """
-    buffer = torch.empty(sum(stop - start for start, stop in ranges), dtype=torch.uint8)
-    view = memoryview(buffer.numpy())
-    with open_for_reading(path) as file:
-        for start, stop in ranges:
-            while start < stop:
-                count = os.preadv(file.fileno(), [view[: stop - start]], start)
-                _require(count, path, start)
-                start, view = start + count, view[count:]
-    return buffer
-
-
 def chunks(info: TensorInfo) -> Iterator[bytes]:
     """The bytes of a tensor, `CHUNK` at a time.
 
     Raises:
         CorruptCheckpoint: the file ends before the tensor does.
     """
-    with open_for_reading(info.file) as file:
-        start = info.start
-        while start < info.stop:
-            data = os.pread(file.fileno(), min(CHUNK, info.stop - start), start)
-            _require(len(data), info.file, start)
-            start += len(data)
-            yield data
+    return chunks_between(info.file, info.start, info.stop)
 
 
 def sha256(info: TensorInfo) -> str:
@@ -216,58 +202,6 @@ def sha256(info: TensorInfo) -> str:
     for data in chunks(info):
         digest.update(data)
     return digest.hexdigest()
-
-
-def copy_range(
-    source: BinaryIO, target: BinaryIO, span: tuple[int, int], offset: int, copied: Callable[[int], None]
-) -> None:
-    """Copies bytes `[start, stop)` of one open file to `offset` of another, inside the kernel where it can.
-
-    Args:
-        copied: told the bytes just written, at least every 64 MiB.
-
-    Raises:
-        CorruptCheckpoint: the source ends before the range does.
-    """
-    start, stop = span
-    shift, buffer = offset - start, memoryview(bytearray(CHUNK))
-    while start < stop:
-        count = _copy_in_kernel(source.fileno(), target.fileno(), start, start + shift, stop - start)
-        if count == 0:
-            count = os.preadv(source.fileno(), [buffer[: stop - start]], start)
-            write_at(target.fileno(), buffer[:count], start + shift)
-        _require(count, Path(source.name), start)
-        start += count
-        copied(count)
-
-
-def write_at(target: int, data: bytes | memoryview, offset: int) -> None:
-    """Writes all of the data at this byte of an open file."""
-    view = memoryview(data)
-    while view:
-        count = os.pwrite(target, view, offset)
-        view, offset = view[count:], offset + count
-
-
-def _copy_in_kernel(source: int, target: int, start: int, offset: int, count: int) -> int:
-    """Bytes copied; 0 where reading and writing is the only way, or the faster one."""
-    # Bytes that move within a page take the kernel two copies per page.
-    if not hasattr(os, "copy_file_range") or (offset - start) % _PAGE:
-        return 0
-    # To a page border first: file systems share whole pages only.
-    count = min(count, -start % _PAGE or _KERNEL_STEP)
-    try:
-        # Some network and overlay file systems answer 0 although there is more.
-        return os.copy_file_range(source, target, count, start, offset)
-    except OSError as error:
-        if error.errno not in _NO_KERNEL_COPY:
-            raise
-        return 0
-
-
-def _require(count: int, path: Path, position: int) -> None:
-    if count == 0:
-        raise CorruptCheckpoint(f"{path} ended at byte {position:,} while it was read", hint=_AGAIN)
 
 
 def _entries(path: Path, header: bytes) -> dict[str, Any]:
@@ -288,13 +222,13 @@ def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorIn
         code, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptCheckpoint(f"{name!r} in {path} has a malformed entry: {entry!r}", hint=_AGAIN) from error
-    if not isinstance(code, str) or code not in DTYPES:
-        hint = f"re-save the model with one of {', '.join(DTYPES)}"
+    if not isinstance(code, str) or code not in ITEM_SIZES:
+        hint = f"re-save the model with one of {', '.join(ITEM_SIZES)}"
         raise UnsupportedModel(f"{name!r} in {path} has dtype {code!r}", hint=hint)
     if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
         raise CorruptCheckpoint(f"{name!r} in {path} has a malformed entry: {entry!r}", hint=_AGAIN)
-    size = math.prod(shape) * DTYPES[code].itemsize
+    size = math.prod(shape) * ITEM_SIZES[code]
     if stop - start != size:
         found = f"{name!r} in {path} has {stop - start:,} bytes; {code} {list(shape)} needs {size:,}"
         raise CorruptCheckpoint(found, hint=_AGAIN)
-    return TensorInfo(name, DTYPES[code], shape, path, data_start + start, data_start + stop)
+    return TensorInfo(name, code, shape, path, data_start + start, data_start + stop)

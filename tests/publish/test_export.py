@@ -14,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from ember_hub.edits.edit import Edit, LowRankRows, Replaced, ReplacedRows
 from ember_hub.errors import DiskError, EditError, EmptyEdit, NotVerified, ShapeMismatch, UnsupportedModel
 from ember_hub.progress import Quiet
-from ember_hub.publish.export import as_stored, export_model, prove, tensor_name
+from ember_hub.publish.export import as_stored, export_model, prove
 from ember_hub.source.anatomy import anatomy_of_config
-from ember_hub.source.checkpoint import Checkpoint, compare
+from ember_hub.source.checkpoint import Checkpoint
+from ember_hub.source.comparison import compare
 from ember_hub.source.load import load
+from ember_hub.source.naming import tensor_name
 from ember_hub.source.rewrite import Rows
 from tests.models import pico_llama
 from tests.publish.edits import IDS, ember_edit, trained_edit

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ember_hub.errors import CorruptCheckpoint, EmberHubError, ModelNotFound, ShapeMismatch, UnsupportedModel
-from ember_hub.source.checkpoint import Checkpoint, compare
+from ember_hub.source.checkpoint import Checkpoint
+from ember_hub.source.comparison import compare
 
 EMBEDDING = "model.embed_tokens.weight"
 DOWN = "model.layers.0.mlp.down_proj.weight"
@@ -267,3 +271,16 @@ def test_comparison_sorts_tensors_by_what_happened_to_them(tmp_path: Path) -> No
         assert digest == Checkpoint.open(after).tensor_sha256(name)
     for name, digest in proof.original_sha256.items():
         assert digest == Checkpoint.open(before).tensor_sha256(name)
+
+
+def test_the_bytes_of_rows_are_those_of_their_values(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(single(tmp_path))
+    rows = checkpoint.read_row_bytes(EMBEDDING, np.array([9, 4, 5, 4]))
+    assert rows.shape == (4, checkpoint.info(EMBEDDING).row_size)
+    assert rows.tobytes() == tensors()[EMBEDDING][[9, 4, 5, 4]].view(torch.uint8).numpy().tobytes()
+
+
+def test_what_works_on_bytes_imports_no_heavy_library() -> None:
+    rooms = ", ".join(f"ember_hub.source.{name}" for name in ("rewrite", "checkpoint", "safetensors_file", "naming", "ref"))
+    script = f"import sys, {rooms}; sys.stdout.write(repr({{'torch', 'transformers', 'huggingface_hub'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "set()"
