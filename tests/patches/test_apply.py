@@ -82,6 +82,8 @@ def test_a_loaded_model_takes_the_patch_and_gives_it_back(kind: str, dtype: torc
     apply(patch, bases[kind], tmp_path / "out", Quiet())
     patch.apply_to(model)
     assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=dtype)))
+    model.save_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=dtype)))
     with pytest.raises(WrongBase, match="nothing to do"):
         patch.apply_to(model)
     patch.remove_from(model)
