@@ -20,6 +20,8 @@ from ember_hub.errors import ConfigError
 PREFIX = "EMBER_HUB_"
 NOT_SETTINGS = frozenset({"EMBER_HUB_CACHE"})
 """Environment variables with our prefix that are no settings of a run."""
+NOT_OF_A_RUN = frozenset({"watch"})
+"""Tables of a TOML file that others read: what is watched stands beside the recipe."""
 
 
 class Section(BaseModel):
@@ -36,6 +38,7 @@ class EmberSettings(Section):
     seeds: int = Field(5, ge=1, description="Factorizations from different seeds that must agree.")
     clip: float = Field(5.0, gt=0, description="No row moves by more than this many times its own norm.")
     strengths: tuple[float, ...] = Field((1.0, 2.0, 5.0, 10.0), description="Strengths tried on the tune split.")
+    untuned_strength: float = Field(5.0, gt=0, description="Strength where nothing is measured, and so none can be chosen.")
 
 
 class FeatureSettings(Section):
@@ -58,7 +61,9 @@ class SearchSettings(Section):
 class VerifySettings(Section):
     """What is measured at the end."""
 
-    battery: Literal["quick", "standard", "full"] = Field("quick", description="Which evaluations and attacks run.")
+    battery: Literal["none", "quick", "standard", "full"] | None = Field(
+        None, description="Which evaluations and attacks run (default: quick; none for a patch of the embedding edit alone from "
+                          "the Hub, which then downloads no weights).")
     only: tuple[str, ...] = Field((), description="Evaluations and attacks to run instead of a battery, by name.")
     skip: tuple[str, ...] = Field((), description="Evaluations and attacks to leave out, by name.")
     bench: tuple[str, ...] = Field((), description="Tasks of lm-evaluation-harness to run on base and edited model.")
@@ -114,14 +119,28 @@ class Settings(Section):
     plugins: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Settings of methods, evaluations and attacks, by name; what is fixed is not searched.")
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether a model is loaded to choose the strength and to verify the result."""
+        return self.verify.battery != "none" or bool(self.verify.only or self.verify.bench)
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether a whole checkpoint has to be at hand; if not, rows of its embedding are enough."""
+        return self.is_measured or self.publish.form != "patch"
+
     def identity(self) -> dict[str, Any]:
-        """What decides the edited model: not where it is written to, whether it is pushed, or how it is verified."""
+        """What decides the edited model: not where it is written to, whether it is pushed, or how it is verified.
+
+        Whether it is verified at all does decide: without, its strength is not searched.
+        """
         besides = {"output", "publish", "gates", "model", "concept", "device", "verify", "plugins", "loading"}
         own = self.model_dump(mode="json", exclude=besides)
         fixed = {name: self.plugins[name] for name in self.methods if name in self.plugins}
         # Where the weights lie does not change what comes out; in how many bits they are held does.
         bits = {"quantization": self.loading.quantization} if self.loading.quantization else {}
-        return own | {"method_settings": fixed, "form": self.publish.form, "base_id": self.publish.base_id} | bits
+        return own | bits | {"method_settings": fixed, "form": self.publish.form, "base_id": self.publish.base_id,
+                      "is_measured": self.is_measured}
 
 
 def resolve(flags: Mapping[str, Any], *, assignments: Iterable[str] = (), config: Path | None = None,
@@ -138,6 +157,8 @@ def resolve(flags: Mapping[str, Any], *, assignments: Iterable[str] = (), config
     merged: dict[str, Any] = {}
     if config:
         for key, value in _from_toml(config).items():
+            if key in NOT_OF_A_RUN:
+                continue
             _put(merged, [key] if key in Settings.model_fields else ["plugins", _plugin(key)], value, str(config))
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(PREFIX) and name not in NOT_SETTINGS:

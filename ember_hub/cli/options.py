@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import click
 from ember_hub.errors import ConfigError
 
 _VERIFICATION = (
-    click.option("--battery", type=click.Choice(["quick", "standard", "full"]),
-                 help="Evaluations and attacks to run (see `ember-hub evaluations`).  [default: quick]"),
+    click.option("--battery", type=click.Choice(["none", "quick", "standard", "full"]),
+                 help="Evaluations and attacks to run (see `ember-hub evaluations`); none measures nothing.  [default: quick, but "
+                      "none for a patch of the embedding edit alone from the Hub]"),
     click.option("--only", multiple=True, metavar="NAME", help="Run this evaluation or attack, and no battery; may be repeated."),
     click.option("--skip", multiple=True, metavar="NAME", help="Leave it out; may be repeated."),
     click.option("--bench", metavar="TASK,...", help="Tasks of lm-evaluation-harness, for base and edited model."),
@@ -56,7 +57,7 @@ def flags(given: dict[str, Any]) -> dict[str, Any]:
     if given["trust_remote_code"]:
         found["trust_remote_code"] = True
     if given["gates"]:
-        found["gates"] = dict(map(_gate, given["gates"]))
+        found["gates"] = gates(given["gates"])
     if given["base_id"]:
         found["publish"] = {"base_id": given["base_id"]}
     found |= _loading(given)
@@ -64,6 +65,11 @@ def flags(given: dict[str, Any]) -> dict[str, Any]:
     chosen |= {"battery": given["battery"]} if given["battery"] else {}
     chosen |= {"bench": given["bench"].split(",")} if given["bench"] else {}
     return found | ({"verify": chosen} if chosen else {})
+
+
+def gates(texts: Iterable[str]) -> dict[str, float]:
+    """The limits that `--fail-under` names."""
+    return dict(map(_gate, texts))
 
 
 def _loading(given: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ember_hub.progress import Progress
 from ember_hub.source import rewrite as files
 from ember_hub.source.anatomy import Anatomy
 from ember_hub.source.checkpoint import Checkpoint
-from ember_hub.source.comparison import FileComparison, compare
+from ember_hub.source.comparison import FileComparison, compare, sha256_after
 from ember_hub.source.naming import says_tied, tensor_name, tensor_names
 
 _AGAIN = "the disk or another program changed the files: run the command again"
@@ -32,7 +32,8 @@ def export_model(folder: Path, anatomy: Anatomy, edit: Edit, out: Path, progress
     A tied base whose embedding is edited gets a head of its own, with the bytes of the original embedding.
 
     Returns:
-        What the proof found: every tensor that the edit does not name is byte for byte the base's.
+        What the proof found: every tensor that the edit does not name is byte for byte the base's. Shards without a
+        change may be hard links to the base's files, which `shared_files` tells; `sharing.share_file` says what follows.
 
     Raises:
         EmptyEdit: the edit changes nothing.
@@ -50,10 +51,14 @@ def export_model(folder: Path, anatomy: Anatomy, edit: Edit, out: Path, progress
     if is_untied:
         changes = _own_head(base, anatomy) | changes
     with replacing(out, folder, "config.json") as fresh:
-        written = files.rewrite(base, fresh, changes, progress, finish=declare_untied if is_untied else None)
-        comparison = compare(base, written, progress)
-        prove(base, changes, comparison)
-    return comparison
+        comparisons: list[FileComparison] = []
+
+        def proven(written: Checkpoint) -> None:
+            comparisons.append(compare(base, written, progress))
+            prove(base, changes, comparisons[0])
+
+        files.rewrite(base, fresh, changes, progress, finish=declare_untied if is_untied else None, prove=proven)
+    return comparisons[0]
 
 
 def as_stored(folder: Path, edit: Edit) -> Edit:
@@ -156,10 +161,7 @@ def _own_head(base: Checkpoint, anatomy: Anatomy) -> dict[str, files.Change]:
 
 def _expected_sha256(base: Checkpoint, name: str, change: files.Change, comparison: FileComparison) -> str:
     if isinstance(change, files.CopyOf):
-        return comparison.original_sha256[change.source_name]
-    if isinstance(change, files.Whole):
-        return bytes_sha256(change.values.to(base.info(name).dtype))
+        known = comparison.original_sha256.get(change.source_name)
+        return known or base.tensor_sha256(change.source_name)
     # Not only the new rows: also that no other row of the table moved.
-    table = base.read(name)
-    table[change.ids] = change.values
-    return bytes_sha256(table)
+    return sha256_after(base.info(name), change)

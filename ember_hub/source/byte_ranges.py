@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,9 +54,23 @@ def read_ranges(path: Path, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
         for start, stop in ranges:
             while start < stop:
                 count = os.preadv(file.fileno(), [view[: stop - start]], start)
-                require_more(count, path, start)
+                _require_more(count, path, start)
                 start, view = start + count, view[count:]
     return buffer
+
+
+def chunks_between(path: Path, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes `[start, stop)` of a file, `CHUNK` at a time.
+
+    Raises:
+        CorruptCheckpoint: the file ends before the range does.
+    """
+    with open_for_reading(path) as file:
+        while start < stop:
+            data = os.pread(file.fileno(), min(CHUNK, stop - start), start)
+            _require_more(len(data), path, start)
+            start += len(data)
+            yield data
 
 
 def copy_range(
@@ -77,7 +91,7 @@ def copy_range(
         if count == 0:
             count = os.preadv(source.fileno(), [buffer[: stop - start]], start)
             write_at(target.fileno(), buffer[:count], start + shift)
-        require_more(count, Path(source.name), start)
+        _require_more(count, Path(source.name), start)
         start += count
         copied(count)
 
@@ -106,6 +120,6 @@ def _copy_in_kernel(source: int, target: int, start: int, offset: int, count: in
         return 0
 
 
-def require_more(count: int, path: Path, position: int) -> None:
+def _require_more(count: int, path: Path, position: int) -> None:
     if count == 0:
         raise CorruptCheckpoint(f"{path} ended at byte {position:,} while it was read", hint=_AGAIN)

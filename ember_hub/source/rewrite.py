@@ -1,35 +1,34 @@
-"""Writes an edited copy of a checkpoint by streaming its files: every byte that is not meant to change stays.
+"""Writes an edited copy of a checkpoint: every byte that is not meant to change stays, and most are not even copied.
 
-Order of tensors, header metadata, shard layout and dtypes are kept, so that the Hub stores only what is new. No model
-is loaded, and memory is bounded by a chunk of changed rows. The output folder appears only when it is whole.
+Order of tensors, header metadata, shard layout and dtypes are kept, so that the Hub stores only what is new. A shard
+without a change is shared with the original where the file system allows it (see `sharing.share_file` for what that
+means to whoever changes files in place); the others are streamed. No model is loaded, and memory is bounded by a chunk
+of changed rows. The output folder appears only when it is whole.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ember_hub.errors import DiskError
 from ember_hub.progress import Progress
 from ember_hub.source.byte_ranges import copy_range, open_for_reading, write_at
 from ember_hub.source.changes import Change, CopyOf, Replacement, RowBytes, Rows, Whole, check_change, pieces
 from ember_hub.source.checkpoint import Checkpoint, row_runs
-from ember_hub.source.safetensors_file import SafetensorsFile, refuse_lfs_pointer
+from ember_hub.source.output_folder import appearing_folder, require_room, sync
+from ember_hub.source.safetensors_file import SafetensorsFile, TensorInfo, refuse_lfs_pointer
+from ember_hub.source.sharing import share_file
 
 __all__ = ["Change", "CopyOf", "RowBytes", "Rows", "Whole", "copy_companions", "rewrite"]
 
+_CONFIG = "config.json"
 _NOT_COMPANIONS = (
     ".bin", ".gguf", ".h5", ".msgpack", ".onnx", ".onnx_data", ".ot", ".pt", ".pth", ".ckpt", ".npz", ".tflite",
     ".safetensors", ".index.json", ".pyc", ".lock",
 )  # fmt: skip
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST, errno.ENAMETOOLONG}
 
 
 def rewrite(
@@ -38,12 +37,20 @@ def rewrite(
     changes: Mapping[str, Change],
     progress: Progress,
     finish: Callable[[Path], None] | None = None,
+    prove: Callable[[Checkpoint], None] | None = None,
 ) -> Checkpoint:
     """Writes the checkpoint with these changes, by tensor name, and its companions into a new folder.
+
+    A copied tensor goes to the shard of its origin, unless that would become larger than the largest shard is and
+    another one has room.
+
+    A run that is killed leaves at most a hidden folder, without config.json until its last moments, which the next run
+    into the same place removes.
 
     Args:
         out_folder: must not exist, or be empty.
         finish: called with the still hidden folder once all files are there: the place to edit its config.
+        prove: called with the written weights before the folder gets its config, and may raise to refuse them.
 
     Raises:
         ShapeMismatch: a change does not fit its tensor; nothing was written.
@@ -53,14 +60,17 @@ def rewrite(
     """
     for name, change in changes.items():
         check_change(checkpoint, name, change)
-    plans = [_plan(file, changes) for file in checkpoint.files]
-    needed = sum(plan.size for plan in plans) + sum(path.stat().st_size for path in _companions(checkpoint.folder))
-    with _partial_folder(Path(out_folder).resolve(), needed) as partial:
-        with progress.steps("write checkpoint (bytes)", sum(plan.size for plan in plans)) as step:
-            for plan in plans:
-                _write_file(plan, partial / plan.source.path.name, step)
+    homes = _homes_of_copies(checkpoint, changes)
+    plans = [_plan(file, changes, homes) for file in checkpoint.files]
+    out = Path(out_folder).resolve()
+    needed = sum(plan.size for plan in plans if plan.changes) + sum(
+        path.stat().st_size for path in _companions(checkpoint.folder))
+    with appearing_folder(out, needed) as partial:
+        _write_weights(plans, partial, progress)
         if checkpoint.index is not None:
-            _write_index(checkpoint, checkpoint.index, changes, partial)
+            _write_index(checkpoint.index, homes, partial)
+        if prove is not None:
+            prove(Checkpoint.open(partial))
         copy_companions(checkpoint.folder, partial)
         if finish is not None:
             finish(partial)
@@ -78,6 +88,8 @@ def copy_companions(source_folder: Path, out_folder: Path) -> tuple[str, ...]:
         CorruptCheckpoint: one is a git-lfs pointer or a link to nothing.
     """
     names = [path.relative_to(source_folder) for path in _companions(source_folder)]
+    # The config comes last: without it nothing loads what a killed run left.
+    names.sort(key=lambda name: name.as_posix() == _CONFIG)
     for name in names:
         (out_folder / name).parent.mkdir(parents=True, exist_ok=True)
         _copy_file(source_folder / name, out_folder / name)
@@ -88,8 +100,12 @@ def copy_companions(source_folder: Path, out_folder: Path) -> tuple[str, ...]:
 class _FilePlan:
     source: SafetensorsFile
     replaced: Mapping[str, Replacement]
-    copies: Mapping[str, str]
+    copies: Mapping[str, TensorInfo]
     prefix: bytes | None
+
+    @property
+    def changes(self) -> bool:
+        return bool(self.replaced or self.copies)
 
     @property
     def shift(self) -> int:
@@ -98,14 +114,41 @@ class _FilePlan:
 
     @property
     def size(self) -> int:
-        return self.source.size + self.shift + sum(self.source.tensors[name].size for name in self.copies.values())
+        return self.source.size + self.shift + sum(info.size for info in self.copies.values())
 
 
-def _plan(source: SafetensorsFile, changes: Mapping[str, Change]) -> _FilePlan:
-    origins = {name: change.source_name for name, change in changes.items() if isinstance(change, CopyOf)}
-    copies = {name: origin for name, origin in origins.items() if origin in source.tensors}
+def _homes_of_copies(checkpoint: Checkpoint, changes: Mapping[str, Change]) -> dict[str, tuple[TensorInfo, Path]]:
+    """For each new tensor its origin, and the file that it goes to."""
+    largest = max(file.size for file in checkpoint.files)
+    filled = {file.path: file.size for file in checkpoint.files}
+    homes = {}
+    for name, change in changes.items():
+        if isinstance(change, CopyOf):
+            info = checkpoint.info(change.source_name)
+            with_room = [path for path, size in filled.items() if size + info.size <= largest]
+            home = info.file if info.file in with_room else min(with_room, key=filled.__getitem__, default=info.file)
+            filled[home] += info.size
+            homes[name] = (info, home)
+    return homes
+
+
+def _plan(source: SafetensorsFile, changes: Mapping[str, Change],
+          homes: Mapping[str, tuple[TensorInfo, Path]]) -> _FilePlan:
+    copies = {name: info for name, (info, home) in homes.items() if home == source.path}
     replaced = {name: new for name, new in changes.items() if name in source.tensors and not isinstance(new, CopyOf)}
     return _FilePlan(source, replaced, copies, source.prefix_with_copies(copies) if copies else None)
+
+
+def _write_weights(plans: Iterable[_FilePlan], folder: Path, progress: Progress) -> None:
+    """All files of the weights, in the folder and on the disk."""
+    paths = {folder / plan.source.path.name: plan for plan in plans}
+    written = {path: plan for path, plan in paths.items() if plan.changes or not share_file(plan.source.path, path)}
+    total = sum(plan.size for plan in written.values())
+    require_room(folder, total)
+    with progress.steps("write checkpoint (bytes)", total) as step:
+        for path, plan in written.items():
+            _write_file(plan, path, step)
+    sync(*written)
 
 
 def _write_file(plan: _FilePlan, path: Path, copied: Callable[[int], None]) -> None:
@@ -118,33 +161,34 @@ def _write_file(plan: _FilePlan, path: Path, copied: Callable[[int], None]) -> N
             begin = info.stop
         copy_range(source, target, (begin, plan.source.size), begin + plan.shift, copied)
         end = plan.source.size + plan.shift
-        for name in plan.copies.values():
-            info = plan.source.tensors[name]
-            copy_range(source, target, (info.start, info.stop), end, copied)
+        for info in plan.copies.values():
+            with open_for_reading(info.file) as origin:
+                copy_range(origin, target, (info.start, info.stop), end, copied)
             end += info.size
         # Rows go over the copy: a long range is copied once, and on file systems that share blocks stays shared.
         for name, change in plan.replaced.items():
-            info = plan.source.tensors[name]
-            for ids, data in pieces(info, change):
-                copied(data.nbytes if isinstance(change, Whole) else 0)
-                rows = memoryview(data.reshape(-1))
-                for first, last in row_runs(ids):
-                    size = (last + 1 - first) * info.row_size
-                    write_at(target.fileno(), rows[:size], info.start + plan.shift + first * info.row_size)
-                    rows = rows[size:]
+            _write_changed(target.fileno(), plan.source.tensors[name], change, plan.shift, copied)
 
 
-def _write_index(checkpoint: Checkpoint, index: Path, changes: Mapping[str, Change], folder: Path) -> None:
-    copies = {name: change for name, change in changes.items() if isinstance(change, CopyOf)}
-    if not copies:
+def _write_changed(target: int, info: TensorInfo, change: Replacement, shift: int, copied: Callable[[int], None]) -> None:
+    for ids, data in pieces(info, change):
+        copied(data.nbytes if isinstance(change, Whole) else 0)
+        rows = memoryview(data.reshape(-1))
+        for first, last in row_runs(ids):
+            size = (last + 1 - first) * info.row_size
+            write_at(target, rows[:size], info.start + shift + first * info.row_size)
+            rows = rows[size:]
+
+
+def _write_index(index: Path, homes: Mapping[str, tuple[TensorInfo, Path]], folder: Path) -> None:
+    if not homes:
         _copy_file(index, folder / index.name)
         return
     content = json.loads(index.read_text("utf-8"))
     weight_map, totals = content["weight_map"], content.get("metadata") or {}
     is_sorted = list(weight_map) == sorted(weight_map)
-    for name, change in copies.items():
-        info = checkpoint.tensors[change.source_name]
-        weight_map[name] = info.file.name
+    for name, (info, home) in homes.items():
+        weight_map[name] = home.name
         for key, amount in (("total_size", info.size), ("total_parameters", info.size // info.itemsize)):
             if isinstance(totals.get(key), int | float):
                 totals[key] += amount
@@ -172,51 +216,3 @@ def _copy_file(source_path: Path, path: Path) -> None:
     with open_for_reading(source_path) as source, open(temporary, "wb", buffering=0) as target:
         copy_range(source, target, (0, os.fstat(source.fileno()).st_size), 0, lambda count: None)
     temporary.replace(path)
-
-
-@contextmanager
-def _partial_folder(out: Path, needed: int) -> Iterator[Path]:
-    """A sibling of `out` that takes its name if all goes well, and is gone otherwise."""
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    created: list[Path] = []
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise DiskError(f"{out} exists already", hint="choose another output folder, or move this one away")
-        created += [parent for parent in out.parents if not parent.exists()]
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(out.parent).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
-        # Containers often give each run the same process id: what a killed run left under it is ours to remove.
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        yield partial
-        _sync(*partial.rglob("*"), partial)
-        partial.rename(out)
-        _sync(out.parent)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in created:
-            with suppress(OSError):
-                parent.rmdir()
-        if isinstance(error, OSError):
-            _raise_disk_error(error, out, needed)
-        raise
-
-
-def _raise_disk_error(error: OSError, out: Path, needed: int) -> None:
-    free = shutil.disk_usage(next(parent for parent in out.parents if parent.is_dir())).free
-    sizes = f"{needed / 1e9:,.3f} GB needed, {free / 1e9:,.3f} GB free; {error.strerror}"
-    if error.errno in _FULL:
-        raise DiskError(f"no space for {out}: {sizes}", hint="free some space, or write to another disk") from error
-    if error.errno in _REFUSED:
-        found = f"{error.filename or out} cannot be written: {sizes}"
-        raise DiskError(found, hint="choose an output folder that you may change") from error
-
-
-def _sync(*paths: Path) -> None:
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ember_hub.errors import CorruptCheckpoint, UnsupportedModel
-from ember_hub.source.byte_ranges import CHUNK, open_for_reading, require_more
+from ember_hub.source.byte_ranges import chunks_between, open_for_reading
 
 if TYPE_CHECKING:
     import torch
@@ -150,18 +150,17 @@ class SafetensorsFile:
         """The byte at which the first tensor starts."""
         return 8 + len(self.header)
 
-    def prefix_with_copies(self, copies: Mapping[str, str]) -> bytes:
+    def prefix_with_copies(self, copies: Mapping[str, TensorInfo]) -> bytes:
         """The header and its length for a file that holds more tensors after the present ones.
 
         Args:
-            copies: name of the new tensor -> name of the tensor of this file whose bytes it repeats.
+            copies: name of the new tensor -> the tensor whose bytes it repeats, of this file or another.
         """
         entries = json.loads(self.header)
         end = self.size - self.data_start
-        for name, source in copies.items():
-            size = self.tensors[source].size
-            entries[name] = {**entries[source], "data_offsets": [end, end + size]}
-            end += size
+        for name, info in copies.items():
+            entries[name] = {"dtype": info.code, "shape": list(info.shape), "data_offsets": [end, end + info.size]}
+            end += info.size
         header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
         # Data that keeps its place within a page is copied twice as fast, or shared by file systems that can.
         header += b" " * ((len(self.header) - len(header)) % _PAGE)
@@ -194,13 +193,7 @@ def chunks(info: TensorInfo) -> Iterator[bytes]:
     Raises:
         CorruptCheckpoint: the file ends before the tensor does.
     """
-    with open_for_reading(info.file) as file:
-        start = info.start
-        while start < info.stop:
-            data = os.pread(file.fileno(), min(CHUNK, info.stop - start), start)
-            require_more(len(data), info.file, start)
-            start += len(data)
-            yield data
+    return chunks_between(info.file, info.start, info.stop)
 
 
 def sha256(info: TensorInfo) -> str:

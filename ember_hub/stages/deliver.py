@@ -45,7 +45,8 @@ def _write_out(shop: Workshop) -> None:
     about: dict[str, Any] = {"model": None, "patch": None}
     if "model" in folders:
         proof = export_model(shop.base.folder, anatomy, edit, folders["model"], shop.progress)
-        about["model"] = {"identical": len(proof.identical), "changed": list(proof.changed), "added": list(proof.added)}
+        about["model"] = {"identical": len(proof.identical), "changed": list(proof.changed), "added": list(proof.added),
+                          "shared_files": list(proof.shared_files)}
     if "patch" in folders:
         make_patch(shop.base, anatomy, edit, folders["patch"], left_out=shop.settings.methods, unrounded=shop.ember_edit())
         about["patch"] = {"carries": "the embedding edit only" if shop.settings.methods else "everything"}

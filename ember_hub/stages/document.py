@@ -32,11 +32,13 @@ def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str,
     """The whole report; its schema is the contract that card, table and other programs read."""
     attacks = _attacks(shop, found)
     headline = next((row for row in attacks if row["is_worst"]), None)
+    is_measured = shop.settings.is_measured
     report: dict[str, Any] = {
         "schema": SCHEMA, "version": __version__, "kind": shop.kind, "command": command(shop), "seed": shop.settings.seed,
         "model": _model(shop), "audited": shop.audited(), "concept": _concept(shop), "methods": _methods(shop),
         "ember": read_ember(shop), "tokens": edited_tokens(shop),
-        "format": found.syllabus.format, "known": {part: _known(shop, part) for part in PARTS},
+        "format": found.syllabus.format if is_measured else None,
+        "known": {part: _known(shop, part) for part in PARTS} if is_measured else None,
         "battery": shop.settings.verify.battery, "evaluations": _evaluations(shop, found),
         "scores": [*(score.to_json() for score in scores(found)), *bench_scores(shop)],
         **{key: _rounded(value) for key, value in reports.verdict(found).to_json().items()},
@@ -44,8 +46,8 @@ def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str,
         "recovered": headline and headline["recovered"], "recovered_interval": headline and headline["recovered_interval"],
         "worst_attack": headline and {"name": headline["name"], "title": headline["title"]},
         "regained": reports.regained(found), "curves": reports.curves(found), "layers": reports.layers(found),
-        "warnings": [*_rounding(shop), *reports.warnings(found)],
-        "seconds": _seconds(shop), "environment": _environment(), "out": files,
+        "warnings": [*_rounding(shop), *shop.remarks(), *reports.warnings(found)], "seconds": _seconds(shop),
+        "environment": _environment(), "out": files,
     }
     return report | {"gates": gate_rows(shop.settings.gates, report, found)}
 
@@ -158,8 +160,9 @@ def _methods(shop: Workshop) -> list[dict[str, Any]]:
     rows = []
     if shop.settings.ember.enabled:
         chosen = {"strength": shop.run.read_json(TUNING)["strength"], "rank": shop.run.read_json(SELECTION)["rank"]}
+        idle = "untuned_strength" if shop.settings.is_measured else "strengths"
         rows.append({"name": "ember", "title": "EMBER (embedding erasure)", "reference": "arXiv 2606.03695",
-                     "settings": shop.settings.ember.model_dump(mode="json", exclude={"enabled"}) | chosen})
+                     "settings": shop.settings.ember.model_dump(mode="json", exclude={"enabled", idle}) | chosen})
     for index, name in enumerate(shop.settings.methods):
         kind = shop.methods[name]
         settings = shop.run.read_json(f"reports/tuning-{index + 1}-{name}.json")["settings"]

@@ -63,6 +63,16 @@ def read_ember(shop: Workshop) -> dict[str, Any] | None:
             "tokens": sorted(tokens, key=lambda t: -t["moved"])}
 
 
+def record_strength(shop: Workshop, edit: Edit, strength: float, tried: list[dict[str, Any]]) -> None:
+    """Write which strength was taken, which were tried, and how far each row moves at it."""
+    moved = []
+    for change in edit.changes.values():
+        assert isinstance(change, LowRankRows), "the embedding edit is of no other kind"
+        shares = moved_share(change, shop.embedding_rows(change.token_ids)).tolist()
+        moved = [{"id": i, "moved": round(share, 4)} for i, share in zip(change.token_ids.tolist(), shares, strict=True)]
+    shop.run.write_json(TUNING, {"strength": strength, "rows": edit.rows(), "tried": tried, "moved": moved})
+
+
 def _find_rows(shop: Workshop) -> None:
     ember, wanted = shop.settings.ember, shop.settings.features
     checkpoint = Checkpoint.open(shop.base.folder)
@@ -105,14 +115,10 @@ def _evidence(shop: Workshop, chosen: ConceptRows, found: TokenLabels, tokenizer
 
 
 def _choose_strength(shop: Workshop) -> None:
-    rows = ConceptRows.load(shop.run.folder / ROWS)
-    ember, name = shop.settings.ember, shop.loaded.anatomy.embedding
+    rows, ember = ConceptRows.load(shop.run.folder / ROWS), shop.settings.ember
     change = LowRankRows(rows.token_ids, rows.G, rows.F, clip=ember.clip)
-    edit = Edit({name: change}, {"ember": ember.variant, "features": rows.F.shape[1]})
+    edit = Edit({shop.anatomy.embedding: change}, {"ember": ember.variant, "features": rows.F.shape[1]})
     strength, tried = search(shop).strength(edit, ember.strengths)
     edit = edit.scaled(strength) if strength else Edit.none()
     shop.keep_edit(EMBER_EDIT, edit)
-    shares = moved_share(edit.changes[name], shop.loaded.parameter(name)[rows.token_ids].cpu()) if strength else []
-    shop.run.write_json(TUNING, {
-        "strength": strength, "rows": edit.rows(), "tried": [c.to_json() for c in tried],
-        "moved": [{"id": int(i), "moved": round(float(m), 4)} for i, m in zip(rows.token_ids, shares, strict=False)]})
+    record_strength(shop, edit, strength, [c.to_json() for c in tried])

@@ -28,6 +28,10 @@ from ember_hub.settings import Settings
 from ember_hub.source.resolve import Base
 
 if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from ember_hub.source.anatomy import Anatomy
     from ember_hub.source.load import LoadedModel
     from ember_hub.source.spread import Spread
 
@@ -74,6 +78,18 @@ class Workshop:
                    for block in kind(**self.settings.plugins.get(name, {})).trained_blocks(anatomy.n_layers)}
         return Spread(wanted.device_map, wanted.max_memory, wanted.offload, wanted.quantization,
                       tuple(f"{anatomy.blocks}.{block}" for block in sorted(trained)))
+
+    @property
+    def anatomy(self) -> Anatomy:
+        return self.loaded.anatomy
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.loaded.tokenizer
+
+    def embedding_rows(self, ids: Tensor) -> Tensor:
+        """The base's rows (n, d) of the input embedding."""
+        return self.loaded.parameter(self.anatomy.embedding)[ids].cpu()
 
     @cached_property
     def reasons(self) -> dict[tuple[str, str], str | None]:
@@ -135,7 +151,7 @@ class Workshop:
 
     def tokens(self) -> tuple[int, ...]:
         """Vocabulary rows of the input embedding that the result changes."""
-        change = self.edit_of(EDITED).changes.get(self.loaded.anatomy.embedding)
+        change = self.edit_of(EDITED).changes.get(self.anatomy.embedding)
         return () if change is None or isinstance(change, Replaced) else tuple(change.token_ids.tolist())
 
     @property
@@ -154,6 +170,10 @@ class Workshop:
         }
         # What is examined is what a file can hold, bit for bit, not what float64 would make of it.
         return as_stored(self.base.folder, parts[state]())
+
+    def remarks(self) -> list[str]:
+        """What a reader must know of the result beside the numbers."""
+        return []
 
     def audited(self) -> dict[str, Any] | None:
         """Which published model this is about; none when we made it ourselves."""

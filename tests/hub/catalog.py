@@ -11,6 +11,7 @@ import yaml
 
 from .calls import Call, Refusal, Reply
 from .store import Commit, Repository, Store, StoredFile, front_matter
+from .weights import parameters
 
 SORT_KEYS = ("createdAt", "downloads", "lastModified", "likes", "trendingScore")
 
@@ -76,7 +77,9 @@ def info(call: Call) -> Reply:
         details["cardData"] = card
     if "config.json" in commit.files:
         config = json.loads(call.store.path(commit.files["config.json"].sha256).read_bytes())
-        details["config"] = {key: config[key] for key in ("architectures", "model_type") if key in config}
+        details["config"] = {key: config[key] for key in ("architectures", "model_type", "quantization_config") if key in config}
+    if counts := parameters(call.store, commit):
+        details["safetensors"] = {"parameters": counts, "total": sum(counts.values())}
     return Reply(_summary(call.store, repository, commit) | details)
 
 

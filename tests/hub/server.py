@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Self, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from . import catalog, transfer
+from . import catalog, jobs, transfer, webhooks
 from .calls import Account, Call, Refusal, Reply
 from .store import Store, chunks
 
@@ -34,6 +34,7 @@ REPO = r"(?P<namespace>[^/]+)/(?P<name>[^/]+)"
 API = rf"/api/(?P<kind>models|datasets)/{REPO}"
 WEB = rf"/(?:(?P<kind>datasets)/)?{REPO}"
 REVISION = r"(?P<revision>[^/]+)"
+JOBS = r"/api/jobs/(?P<namespace>[^/]+)"
 SHA256 = r"(?P<sha256>[0-9a-f]{64})"
 ROUTES: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
     ("GET", r"/api/whoami-v2", catalog.whoami),
@@ -49,6 +50,12 @@ ROUTES: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
     ("GET", rf"{API}/refs", catalog.refs),
     ("GET", rf"{API}/commits/{REVISION}", catalog.commits),
     ("POST", rf"{API}/branch/(?P<branch>[^/]+)", catalog.create_branch),
+    ("DELETE", rf"{API}/branch/(?P<branch>[^/]+)", webhooks.delete_branch),
+    ("GET", r"/api/settings/webhooks", webhooks.listing),
+    ("POST", r"/api/settings/webhooks", webhooks.create),
+    ("POST", JOBS, jobs.run),
+    ("GET", rf"{JOBS}/(?P<job>[^/]+)", jobs.inspect),
+    ("GET", rf"{JOBS}/(?P<job>[^/]+)/logs", jobs.logs),
     ("POST", rf"{API}/preupload/{REVISION}", transfer.preupload),
     ("POST", rf"{API}/commit/{REVISION}", transfer.commit),
     ("POST", rf"{API}/lfs-files/duplicate", transfer.lfs_duplicate),
@@ -209,6 +216,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # Headers and body leave in two writes: with Nagle's algorithm the second waits for the client's acknowledgement.
     disable_nagle_algorithm = True
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        # The Date of every answer, which clients read to learn what time it is on the Hub.
+        return super().date_time_string(cast(_Server, self.server).hub.store.time().timestamp())
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -8,11 +8,12 @@ import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -146,6 +147,12 @@ class Store:
         self._contents = root / "contents"
         self._contents.mkdir(parents=True, exist_ok=True)
         self._clock = datetime.now(UTC)
+        self.ahead = timedelta()
+        """How far the clock of this Hub is ahead of the machine's."""
+        self.jobs: dict[str, Any] = {}
+        self.machine: Callable[[Mapping[str, Any]], Any] = lambda job: None
+        """What a Job does when it runs."""
+        self.webhooks: list[dict[str, Any]] = []
         self.signature = secrets.token_urlsafe(16)
 
     def path(self, sha256: str) -> Path:
@@ -205,7 +212,15 @@ class Store:
             repository.large_objects |= {file.sha256 for file in files.values() if file.is_large}
             return self.commit(repository, "main", files, title=f"Add {folder.name}", author=repository.namespace)
 
+    def time(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
     def _now(self) -> str:
         # Strictly increasing, so that sorting by date has one answer even for commits within a millisecond.
-        self._clock = max(datetime.now(UTC), self._clock + timedelta(milliseconds=1))
-        return self._clock.strftime("%Y-%m-%dT%H:%M:%S.") + f"{self._clock.microsecond // 1000:03d}Z"
+        self._clock = max(self.time(), self._clock + timedelta(milliseconds=1))
+        return stamp(self._clock)
+
+
+def stamp(time: datetime) -> str:
+    """A time as the Hub writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03d}Z"

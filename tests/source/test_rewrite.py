@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,16 +129,72 @@ def test_a_tied_model_gets_a_head_equal_to_its_original_embedding(tmp_path: Path
 
 def test_shards_keep_their_layout_and_the_index_learns_the_new_tensor(tmp_path: Path) -> None:
     original = sharded(tmp_path / "base")
-    changes: dict[str, Change] = {EMBEDDING: new_rows(), "lm_head.weight": CopyOf(EMBEDDING)}
+    changes: dict[str, Change] = {EMBEDDING: new_rows(), "head": CopyOf("model.scale")}
     written = rewrite(original, tmp_path / "out", changes, Quiet())
     index = json.loads((tmp_path / "out" / INDEX_FILE).read_text())
-    changed, untouched = (file.path.name for file in original.files)
-    assert index["weight_map"] == read_weight_map(tmp_path / "base" / INDEX_FILE) | {"lm_head.weight": changed}
+    home = original.tensors["model.scale"].file.name
+    assert index["weight_map"] == read_weight_map(tmp_path / "base" / INDEX_FILE) | {"head": home}
     assert list(index["weight_map"]) == sorted(index["weight_map"])
     assert index["metadata"]["total_size"] == sum(info.size for info in written.tensors.values())
-    assert (tmp_path / "base" / untouched).read_bytes() == (tmp_path / "out" / untouched).read_bytes()
-    old, new = (json.loads(checkpoint.files[0].header) for checkpoint in (original, written))
-    assert list(new.items())[:-1] == list(old.items())
+    for ours, theirs in zip(written.files, original.files, strict=True):
+        old, new = json.loads(theirs.header), json.loads(ours.header)
+        assert ours.path.name == theirs.path.name
+        assert list(new.items())[: len(old)] == list(old.items())
+
+
+def test_a_copied_tensor_goes_where_no_shard_outgrows_the_largest(tmp_path: Path) -> None:
+    def home(folder: str, **sizes: int) -> str:
+        (tmp_path / folder).mkdir()
+        for name, size in sizes.items():
+            save_file({name: torch.zeros(size)}, tmp_path / folder / f"{name}.safetensors")
+        index = {"weight_map": {name: f"{name}.safetensors" for name in sizes}}
+        (tmp_path / folder / INDEX_FILE).write_text(json.dumps(index))
+        written = rewrite(Checkpoint.open(tmp_path / folder), tmp_path / f"{folder}-out", {"copy": CopyOf("origin")}, Quiet())
+        assert torch.equal(written.read("copy"), torch.zeros(sizes["origin"]))
+        return written.info("copy").file.stem
+
+    assert home("roomy", origin=1000, small=500, large=9000) == "origin"
+    assert home("other", large=9000, origin=8000, small=10, smaller=5) == "smaller"
+    assert home("full", origin=9000, large=9000) == "origin"
+
+
+def test_a_shard_without_changes_is_not_written_again(tmp_path: Path) -> None:
+    original = sharded(tmp_path / "base")
+    written = rewrite(original, tmp_path / "out", {EMBEDDING: new_rows()}, Quiet())
+    proof = compare(original, written)
+    (untouched,) = (file.path.name for file in original.files if EMBEDDING not in file.tensors)
+    assert proof.same_files == (untouched,)
+    # Hard-linked here; a file system with reflinks has two files, which are then read to be proven the same.
+    if proof.shared_files:
+        assert proof.shared_files == (untouched,)
+        assert set(proof.rewritten_sha256) == set(written.files[original.files[0].path.name == untouched].tensors)
+    assert (proof.changed, len(proof.identical)) == ((EMBEDDING,), len(original.tensors) - 1)
+    (tmp_path / "out" / untouched).unlink()
+    assert torch.equal(original.read(DOWN), tensors()[DOWN])
+
+
+def test_a_link_in_a_snapshot_is_shared_as_the_file_it_leads_to(tmp_path: Path) -> None:
+    original = sharded(tmp_path / "blobs")
+    shutil.copytree(tmp_path / "blobs", tmp_path / "snapshot")
+    for file in original.files:
+        (tmp_path / "snapshot" / file.path.name).unlink()
+        (tmp_path / "snapshot" / file.path.name).symlink_to(f"../blobs/{file.path.name}")
+    written = rewrite(Checkpoint.open(tmp_path / "snapshot"), tmp_path / "out", {}, Quiet())
+    assert not any(file.path.is_symlink() for file in written.files)
+    assert compare(original, written).changed == ()
+    shutil.rmtree(tmp_path / "blobs")
+    assert torch.equal(written.read(DOWN), tensors()[DOWN])
+
+
+def test_on_another_disk_a_shard_is_copied(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other disk")
+    original = sharded(tmp_path / "base")
+    with tempfile.TemporaryDirectory(dir=other) as folder:
+        proof = compare(original, rewrite(original, Path(folder) / "out", {}, Quiet()))
+        assert proof.shared_files == ()
+        assert len(proof.same_files) == len(original.files)
 
 
 def test_links_become_regular_files_with_normal_permissions(tmp_path: Path) -> None:
@@ -238,20 +296,23 @@ def test_a_model_larger_than_the_free_space_is_refused_at_once(tmp_path: Path) -
     with open(tmp_path / "base" / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + size)
+    huge = Rows(torch.tensor([7]), torch.ones(1))
     with nothing_left_in(tmp_path), pytest.raises(DiskError, match=r"no space.* GB needed, .* GB free") as caught:
-        rewrite(Checkpoint.open(tmp_path / "base"), tmp_path / "new" / "out", {}, Quiet())
+        rewrite(Checkpoint.open(tmp_path / "base"), tmp_path / "new" / "out", {"huge": huge}, Quiet())
     assert "free some space" in caught.value.hint
 
 
 LIMITED = """
 import resource, sys
+import numpy as np
 from ember_hub.errors import DiskError
 from ember_hub.progress import Quiet
 from ember_hub.source.checkpoint import Checkpoint
-from ember_hub.source.rewrite import rewrite
+from ember_hub.source.rewrite import RowBytes, rewrite
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+row = RowBytes(np.array([3]), np.zeros((1, 16), np.uint8))
 try:
-    rewrite(Checkpoint.open(sys.argv[1]), sys.argv[2], {}, Quiet())
+    rewrite(Checkpoint.open(sys.argv[1]), sys.argv[2], {"model.embed_tokens.weight": row}, Quiet())
 except DiskError as error:
     sys.stdout.write(f"{error.message} | {error.hint}")
 """
@@ -263,6 +324,60 @@ def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
         command = [sys.executable, "-W", "error", "-c", LIMITED, str(original.folder), str(tmp_path / "a" / "out")]
         told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert "GB needed" in told.stdout.partition("no space for")[2]
+
+
+KILLED = """
+import os, signal, sys
+from contextlib import contextmanager
+import numpy as np
+from ember_hub.source.checkpoint import Checkpoint
+from ember_hub.source.rewrite import CopyOf, RowBytes, rewrite
+class Killing:
+    @contextmanager
+    def steps(self, title, total):
+        yield lambda done: os.kill(os.getpid(), signal.SIGKILL)
+row = RowBytes(np.array([3]), np.zeros((1, 16), np.uint8))
+rewrite(Checkpoint.open(sys.argv[1]), sys.argv[2], {"model.embed_tokens.weight": row}, Killing())
+"""
+
+
+def test_a_killed_run_leaves_nothing_that_loads_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    original = sharded(tmp_path / "base")
+    (tmp_path / "base" / "config.json").write_text("{}")
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    command = [sys.executable, "-c", KILLED, str(original.folder), str(tmp_path / "out")]
+    assert subprocess.run(command, check=False, cwd=Path(__file__).parents[2]).returncode == -signal.SIGKILL
+    (left,) = (path for path in tmp_path.iterdir() if path.name != "base")
+    assert left.name.startswith(".out.partial-")
+    assert not (left / "config.json").exists()
+    with pytest.raises(EmberHubError):
+        Checkpoint.open(left)
+    rewrite(original, tmp_path / "out", {EMBEDDING: new_rows()}, Quiet())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
+
+
+def test_two_runs_into_one_place_do_not_remove_each_others_work(tmp_path: Path) -> None:
+    original = sharded(tmp_path / "base")
+
+    def another(folder: Path) -> None:
+        (tmp_path / ".out.partial-7").mkdir()
+        with pytest.raises(DiskError, match="cannot be written"):
+            rewrite(original, tmp_path / "out", {}, Quiet())
+        assert folder.is_dir()
+
+    rewrite(original, tmp_path / "out", {EMBEDDING: new_rows()}, Quiet(), finish=another)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
+
+
+def test_what_cannot_be_proven_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    def refuse(written: Checkpoint) -> None:
+        assert not (written.folder / "config.json").exists()
+        raise ValueError("not what was meant")
+
+    original = single(tmp_path / "base")
+    (tmp_path / "base" / "config.json").write_text("{}")
+    with nothing_left_in(tmp_path), pytest.raises(ValueError, match="not what was meant"):
+        rewrite(original, tmp_path / "out", {EMBEDDING: new_rows()}, Quiet(), prove=refuse)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
