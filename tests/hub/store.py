@@ -238,13 +238,23 @@ class Store:
         repository.commits[oid] = commit
         return commit
 
-    def commit_folder(self, repository: Repository, folder: Path) -> Commit:
+    def add_link(self, source: Path) -> tuple[str, int]:
+        """Keep a content where it lies, under a digest of its place instead of its bytes; returns digest and size."""
+        about = source.stat()
+        digest = hashlib.sha256(f"{source.resolve()}\0{about.st_size}\0{about.st_mtime_ns}".encode()).hexdigest()
+        with self.lock:
+            if not self.path(digest).is_symlink():
+                self.path(digest).symlink_to(source.resolve())
+        return digest, about.st_size
+
+    def commit_folder(self, repository: Repository, folder: Path, *, in_place: bool = False) -> Commit:
         """One commit on `main` that holds exactly the files of `folder` (and the repository's `.gitattributes`)."""
         files = {".gitattributes": repository.head.files[".gitattributes"]}
         for source in sorted(path for path in folder.rglob("*") if path.is_file()):
             path = source.relative_to(folder).as_posix()
             if is_large(path, source.stat().st_size):
-                files[path] = StoredFile.large(*self.add_content(chunks(source)))
+                kept = self.add_link(source) if in_place else self.add_content(chunks(source))
+                files[path] = StoredFile.large(*kept)
             else:
                 files[path] = self.add_file(source.read_bytes())
         with self.lock:
