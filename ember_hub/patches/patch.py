@@ -137,7 +137,7 @@ class Patch:
         """Reads and checks a patch folder, whichever of the two formats it has; reads nothing else.
 
         Raises:
-            PatchInvalid: it is no patch, or contradicts itself: ids, shapes, hashes, values that are not numerics.
+            PatchInvalid: it is no patch, or contradicts itself: ids, shapes, hashes, values that are not numbers.
             CorruptCheckpoint, DiskError: a file of it is truncated, damaged or not readable.
         """
         from ember_hub.patches.folder import read

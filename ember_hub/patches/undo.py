@@ -61,7 +61,9 @@ class Undo:
     @classmethod
     def of(cls, patch: Patch, originals: np.ndarray, config: str | None) -> Undo:
         """What undoes this patch on a base with these rows and this config."""
-        return cls(parse(Path("ember_patch.json"), describe(patch), patch.base.name), originals, patch.guard, config)
+        left = {name: list(names) for name, names in patch.not_carried.items()}
+        about = Description(patch.base, patch.table, patch.token_ids, patch.original_sha256, patch.new_sha256, left, patch.format)
+        return cls(about, originals, patch.guard, config)
 
 
 def write_undo(patch: Patch, path: Path) -> None:
