@@ -27,7 +27,7 @@ def test_from_a_new_commit_to_a_patch_and_then_nothing_more(hub: LoopbackHub, hu
                                                            tmp_path: Path) -> None:
     commit = hub.add_repo(BASE, toy.model)
     done = ember_hub(*watch(toy, tmp_path), "--model", BASE, environment=hub_environment)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     (line,) = map(json.loads, done.stdout.splitlines())
     assert (line["schema"], line["decision"], line["repo"], line["commit"], line["target"]) == (1, "erased", BASE, commit, TARGET)
     assert json.loads(Path(line["report"]).read_text())["model"]["commit"] == commit
