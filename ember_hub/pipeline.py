@@ -188,7 +188,7 @@ def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form,
     if base is None and publish.form != "full":
         raise UsageError("a patch is loaded on top of its base, and this base has no name on the Hub",
                          hint="give it with --base-id org/name, or push the full model: --as full")
-    return deliver.targets(publish.repo, publish.form, base or ref.name, pack.name, publish.private)
+    return deliver.planned_targets(publish, base or ref.name, pack.name)
 
 
 def _folder(settings: Settings, base: Base, pack: ConceptPack) -> Path:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +78,7 @@ class RemoteCheckpoint:
         if index is None:
             raise ModelNotFound(f"{repo_id} has neither {SINGLE_FILE} nor {INDEX_FILE}",
                                 hint="name the repository of a transformers model with safetensors")
-        return cls(ref, _Shards(ref, connection, traffic, _read_index(index)), progress or Quiet())
+        return cls(ref, _Shards(ref, connection, traffic, _read_index(index, _kept(index, ref, connection))), progress or Quiet())
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -225,28 +225,38 @@ class _Shards(Mapping[str, TensorInfo]):
         self._holders = dict.fromkeys(shard.header.tensors, file.path)
 
     def _open(self, file: RemoteFile) -> _Shard:
-        kept = KeptParts.of(file.name, file.size, self._ref.revision or "", file.etag, self.connection.endpoint or "")
+        kept = _kept(file, self._ref, self.connection)
         place = Path(f"{self._ref.location}@{(self._ref.revision or '')[:8]}", file.path)
         try:
-            first = _kept_or_read(file, kept, min(file.size, _FIRST_READ))
+            stop = min(file.size, _FIRST_READ)
+            first = _kept_or(kept, stop, lambda: file.read(0, stop))
             end = 8 + header_length(place, file.size, first[:8])
-            whole = first if end <= len(first) else _kept_or_read(file, kept, end)
+            whole = first if end <= stop else _kept_or(kept, end, lambda: file.read(0, end))
             return _Shard(file, SafetensorsFile.from_header(place, file.size, whole[8:end]), kept)
         except CorruptCheckpoint as error:
             # Downloading it again, as for a file on disk, would not help.
             raise CorruptCheckpoint(error.message, hint=_DAMAGED) from error
 
 
-def _kept_or_read(file: RemoteFile, kept: KeptParts, stop: int) -> bytes:
+def _kept_or(kept: KeptParts, stop: int, read: Callable[[], bytes | bytearray]) -> bytes:
+    """The first bytes of a file, from the cache or else from the Hub."""
     part = np.empty((1, stop), dtype=np.uint8)
     if kept.take(np.zeros(1, dtype=np.int64), part)[0]:
         return part.tobytes()
-    data = bytes(file.read(0, stop))
+    data = bytes(read())
     kept.keep(0, data)
     return data
 
 
-def _read_index(index: RemoteFile) -> dict[str, str]:
+def _kept(file: RemoteFile, ref: ModelRef, connection: Connection) -> KeptParts:
+    return KeptParts.of(file.name, file.size, ref.revision or "", file.etag, connection.endpoint or "")
+
+
+def _read_index(index: RemoteFile, kept: KeptParts) -> dict[str, str]:
     if index.size > _LARGEST_INDEX:
         raise CorruptCheckpoint(f"{index.name} has {index.size:,} bytes, which no index needs", hint=_DAMAGED)
-    return parse_weight_map(Path(index.name), index.read_whole())
+    content = _kept_or(kept, index.size, index.read_whole)
+    try:
+        return parse_weight_map(Path(index.name), content)
+    except CorruptCheckpoint as error:
+        raise CorruptCheckpoint(error.message, hint=_DAMAGED) from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ember_hub.errors import CorruptCheckpoint, NoRangedReads
+from ember_hub.errors import CorruptCheckpoint, NoRangedReads, SourceError
 from ember_hub.source.hub import hub_errors
 from ember_hub.source.ref import ModelRef
 from ember_hub.source.remote_connection import Connection, PassingFailure, Traffic, raise_if_passing, said
@@ -123,6 +123,9 @@ class RemoteFile:
         except HfHubHTTPError as error:
             raise_if_passing(error.response)
             raise
+        except ValueError as error:
+            raise SourceError(f"the Hub gives no usable address for {self.name}: {said(error)}",
+                              hint="check HF_ENDPOINT, and that no proxy answers in the Hub's place") from error
         if found.commit_hash != self._ref.revision:
             raise self._changed(f"the server answers for commit {found.commit_hash}, not {self._ref.revision}")
         if found.size is None or found.etag is None:

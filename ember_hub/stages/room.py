@@ -25,6 +25,8 @@ BESIDES = 300_000_000
 def require_room(shop: Workshop) -> None:
     """Compare what the run needs with what there is, unless it is finished.
 
+    Where rows alone are read, their cache asks for its own room, and no model needs memory.
+
     Raises:
         DiskError: the output folder's disk is too full.
         NotEnoughMemory: the base and its copy under attack do not fit.
@@ -32,13 +34,15 @@ def require_room(shop: Workshop) -> None:
     if shop.run.is_done("out"):
         return
     _require_disk(shop)
-    _require_memory(shop)
+    if shop.settings.is_measured:
+        _require_memory(shop)
 
 
 def _require_disk(shop: Workshop) -> None:
-    size = sum(info.size for info in Checkpoint.open(shop.base.folder).tensors.values())
-    # A tied base may gain a head; the embedding is never more than the checkpoint.
-    needed = (2 * size if shop.settings.publish.form != "patch" else 0) + BESIDES
+    needed = BESIDES
+    if shop.settings.publish.form != "patch":
+        # A tied base may gain a head; the embedding is never more than the checkpoint.
+        needed += 2 * sum(info.size for info in Checkpoint.open(shop.base.folder).tensors.values())
     free = shutil.disk_usage(shop.run.folder).free
     if needed > free:
         raise DiskError(f"the run may write {needed / 1e9:.1f} GB, {shop.run.folder} has {free / 1e9:.1f} GB free",

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from safetensors.torch import load_file
 
 from ember_hub.edits.edit import Edit, LowRankRows
 from ember_hub.errors import NotVerified, UsageError
 from ember_hub.evaluation.evidence import EDITED
 from ember_hub.evaluation.examination import PARTS, Part, Syllabus
 from ember_hub.features.selection import ConceptRows
-from ember_hub.publish.export import bytes_sha256, export_model, tensor_name
-from ember_hub.publish.patch import ADAPTER_WEIGHTS, make_patch
+from ember_hub.patches.patch import Patch, sha256
+from ember_hub.publish.export import bytes_sha256, export_model
+from ember_hub.publish.patch import make_patch
 from ember_hub.settings import Settings
-from ember_hub.source.anatomy import anatomy_of_config, empty_model
-from ember_hub.source.load import load_tokenizer
+from ember_hub.source.anatomy import empty_model
 from ember_hub.source.memory import parameter_count
 from ember_hub.source.ref import ModelRef
 from ember_hub.stages.deliver import FILES, forms
@@ -37,13 +36,13 @@ _MEASURE = "leave out --battery none, which downloads the model, chooses by meas
 class Unmeasured(Workshop):
     """One erasure whose result nobody has asked a question: what a model would tell is told by its config and its rows."""
 
-    @cached_property
+    @property
     def anatomy(self) -> Anatomy:
-        return anatomy_of_config(self.base.folder, self.settings.trust_remote_code)
+        return self.vocabulary.anatomy
 
-    @cached_property
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(self.base.folder, self.settings.trust_remote_code)
+        return self.vocabulary.tokenizer
 
     @cached_property
     def syllabus(self) -> Syllabus:
@@ -52,8 +51,7 @@ class Unmeasured(Workshop):
         return Syllabus("letter", {"tune": nobody, "test": nobody})
 
     def embedding_rows(self, ids: Tensor) -> Tensor:
-        weights = self.base.weights()
-        return weights.read_rows(tensor_name(weights, self.anatomy.embedding), ids)
+        return self.vocabulary.read_rows(ids)
 
     def states(self) -> tuple[str, ...]:
         return (EDITED,)
@@ -98,7 +96,7 @@ def decided(settings: Settings, ref: ModelRef) -> Settings:
 def describe_base(shop: Workshop) -> None:
     """What the config says of the base, in the place of what a loaded model would show."""
     def work() -> None:
-        plan = empty_model(shop.base.folder, shop.settings.trust_remote_code)
+        plan = empty_model(shop.base.folder, shop.settings.trust_remote_code, may_be_quantized=True)
         shop.run.write_json(BEFORE, {"model": {"is_tied": shop.anatomy.is_tied, "parameters": parameter_count(plan)}})
 
     shop.run.stage("before", (), (BEFORE,), work)
@@ -138,30 +136,29 @@ def _write_out(shop: Workshop) -> None:
                           "reload": "every tensor compared with the base's on disk; no model was loaded"}
     if "patch" in forms(shop):
         folder = run.path("out/patch")
-        make_patch(shop.base, shop.anatomy, edit, folder)
-        about["patch"] = {"carries": "everything", **_read_back(shop, edit)}
+        make_patch(shop.base, shop.anatomy, edit, folder, unrounded=edit)
+        about["patch"] = {"carries": "everything", **_read_back(shop, edit, folder)}
     for form in forms(shop):
         files = [f for f in (run.folder / "out" / form).rglob("*") if f.is_file()]
         about[form] |= {"bytes": sum(f.stat().st_size for f in files), "files": len(files)}
     run.write_json(FILES, about)
 
 
-def _read_back(shop: Workshop, edit: Edit) -> dict[str, Any]:
+def _read_back(shop: Workshop, edit: Edit, folder: Path) -> dict[str, Any]:
     """Compare the patch's rows, as its files hold them, with the edit of the base's rows at the pinned commit.
 
     Raises:
         NotVerified: they differ.
     """
-    name = shop.anatomy.embedding
-    change = edit.changes[name]
+    patch, vocabulary = Patch.open(folder), shop.vocabulary
+    change = edit.changes[shop.anatomy.embedding]
     assert isinstance(change, LowRankRows), "fix_strength makes no other kind"
-    ids, order = change.token_ids.sort()
-    before = shop.embedding_rows(change.token_ids)
-    meant = change.moved(before).to(before.dtype)[order]
-    stored = load_file(shop.run.folder / "out/patch" / ADAPTER_WEIGHTS)
-    key = next((key for key in stored if key.startswith(f"base_model.model.{name.removesuffix('.weight')}.")), None)
-    if key is None or bytes_sha256(stored[key]) != bytes_sha256(meant):
+    order = change.token_ids.argsort()
+    before = vocabulary.read_rows(change.token_ids[order])
+    meant = change.moved(vocabulary.read_rows(change.token_ids)).to(before.dtype)[order]
+    if patch.token_ids.tolist() != change.token_ids[order].tolist() or patch.originals is None \
+            or sha256(patch.rows) != bytes_sha256(meant) or sha256(patch.originals) != bytes_sha256(before):
         raise NotVerified("the rows in the patch are not those that were meant",
                           hint="the disk or another program changed the files: run the command again")
-    return {"reload": f"{len(ids)} rows read back bit-equal from the patch's files; no model was loaded",
-            "rows_sha256": bytes_sha256(meant), "base_rows_sha256": bytes_sha256(before[order])}
+    return {"reload": f"{len(order)} rows read back bit-equal from the patch's files; no model was loaded",
+            "rows_sha256": bytes_sha256(meant), "base_rows_sha256": bytes_sha256(before)}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ember_hub.source.anatomy import Anatomy
     from ember_hub.source.load import LoadedModel
     from ember_hub.source.spread import Spread
+    from ember_hub.stages.rows import Vocabulary
 
 EMBER_EDIT = "edits/0-ember.safetensors"
 BEFORE = "reports/before.json"
@@ -78,6 +79,13 @@ class Workshop:
                    for block in kind(**self.settings.plugins.get(name, {})).trained_blocks(anatomy.n_layers)}
         return Spread(wanted.device_map, wanted.max_memory, wanted.offload, wanted.quantization,
                       tuple(f"{anatomy.blocks}.{block}" for block in sorted(trained)))
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The base's input embedding as the checkpoint has it, row by row; needs no loaded model."""
+        from ember_hub.stages.rows import Vocabulary
+
+        return Vocabulary.open(self.base, self.settings, self.progress)
 
     @property
     def anatomy(self) -> Anatomy:
