@@ -89,7 +89,7 @@ def copy_range(
         CorruptCheckpoint: the source ends before the range does.
     """
     start, stop = span
-    shift, buffer = offset - start, memoryview(bytearray(CHUNK))
+    shift, buffer = offset - start, memoryview(bytearray(min(CHUNK, max(0, stop - start))))
     while start < stop:
         count = _copy_in_kernel(source.fileno(), target.fileno(), start, start + shift, stop - start)
         if count == 0:
