@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONCEPT ?= covid
 RUNS ?= runs
 
-.PHONY: demo test check bench evidence clean
+.PHONY: demo test test-resolved check wheel bench evidence clean
 
 demo: $(VENV)/.demo
 	$(BIN)/ember-hub erase "$$($(BIN)/python -m tests.bundled_model)" --concept $(CONCEPT) --method rmu --as both --output $(RUNS) \
@@ -14,9 +14,28 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
+# The tests with other versions than the pinned ones: RESOLUTION=lowest-direct takes the lowest that pyproject.toml allows, highest
+# the newest there are. In an environment of its own.
+RESOLUTION ?= lowest-direct
+test-resolved:
+	$(PYTHON) -m venv .venv-$(RESOLUTION)
+	.venv-$(RESOLUTION)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	.venv-$(RESOLUTION)/bin/uv pip install --quiet --python .venv-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) \
+		--index-strategy unsafe-best-match $(addprefix --extra-index-url ,$(PIP_EXTRA_INDEX_URL)) -e '.[test,bench]'
+	.venv-$(RESOLUTION)/bin/python -m pytest
+
 check: $(VENV)/.test
 	$(BIN)/ruff check ember_hub tests
+	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_house.py
+
+# Wheel and source archive in dist/, and a start of the program from the wheel alone.
+wheel: $(VENV)/.test
+	rm -rf dist .venv-wheel
+	$(BIN)/python -m hatchling build -d dist
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd dist && ../.venv-wheel/bin/ember-hub --version && ../.venv-wheel/bin/ember-hub concepts list
 
 bench: $(VENV)/.demo
 	$(BIN)/python -m tests.benchmarks
@@ -29,7 +48,7 @@ evidence: $(VENV)/.demo
 		$(if $(GENERAL),--general "$(GENERAL)")
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-* dist
 
 $(VENV)/.test: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -3,6 +3,7 @@
     import ember_hub
     outcome = ember_hub.erase("HuggingFaceTB/SmolLM2-135M-Instruct", concept="covid", methods=("rmu",))
     outcome.report["efficacy"], outcome.model, outcome.patch
+    ember_hub.Patch.open(outcome.patch).apply_to(model)
 """
 
 from __future__ import annotations
@@ -10,11 +11,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ember_hub.patches.patch import Patch
     from ember_hub.pipeline import Outcome
     from ember_hub.progress import Progress
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "erase", "verify"]
+__all__ = ["Patch", "__version__", "erase", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: numpy would make `ember-hub --help` slow.
+    if name == "Patch":
+        from ember_hub.patches.patch import Patch
+
+        return Patch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def erase(model: str, concept: str, *, progress: Progress | None = None, **settings: Any) -> Outcome:

@@ -24,13 +24,14 @@ from ember_hub.settings import Settings
 from ember_hub.source.published import resolve_published
 from ember_hub.source.ref import ModelRef
 from ember_hub.source.resolve import Base, resolve
-from ember_hub.stages import baselines, deliver, embed
+from ember_hub.stages import baselines, deliver, embed, unmeasured
 from ember_hub.stages import verify as check
 from ember_hub.stages.audit import Audit, find_difference
 from ember_hub.stages.bench import run_bench
 from ember_hub.stages.estimate import announce
 from ember_hub.stages.report import write_report
 from ember_hub.stages.room import require_room
+from ember_hub.stages.unmeasured import Unmeasured
 from ember_hub.stages.workshop import Workshop
 
 
@@ -83,32 +84,50 @@ def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
     if not settings.ember.enabled and not kinds:
         raise UsageError("without EMBER and without a method there is nothing to do",
                          hint="leave out --no-ember, or name a method")
-    instruments = _instruments(settings)
     ref = ModelRef.parse(settings.model)
+    settings = unmeasured.decided(settings, ref)
+    instruments = _instruments(settings)
     pack = concepts.find(settings.concept)
     require_fit(pack)
     targets = _targets(settings, ref, pack)
-    base = resolve(ref, progress, settings.publish.base_id)
+    base = resolve(ref, progress, settings.publish.base_id, with_weights=settings.needs_weights)
     progress.say("source", f"{base.name} at {(base.commit or 'unknown')[:12]}")
+    kind = Workshop if settings.is_measured else Unmeasured
     with Run.open(_folder(settings, base, pack), _resolved(settings, base, pack)) as run:
-        shop = Workshop(settings, base, pack, run, kinds, instruments, progress)
+        shop = kind(settings, base, pack, run, kinds, instruments, progress)
         require_room(shop)
-        check.examine_base(shop)
-        embed.find_rows(shop)
-        embed.choose_strength(shop)
-        baselines.fit_methods(shop)
-        baselines.fit_controls(shop)
-        announce(shop)
-        check.examine(shop)
-        check.attack(shop)
-        deliver.write_out(shop)
-        run_bench(shop, "out")
+        if isinstance(shop, Unmeasured):
+            _by_rows_alone(shop)
+        else:
+            _by_measuring(shop)
         report = write_report(shop, run.read_json(deliver.FILES))
         deliver.write_cards(shop, report)
         outcome = Outcome(run.folder, report)
         if targets and (settings.publish.push_anyway or not outcome.failed):
             deliver.push_out(shop, targets)
     return outcome
+
+
+def _by_measuring(shop: Workshop) -> None:
+    """Choose on the tune split, verify on the test split, write what was verified."""
+    check.examine_base(shop)
+    embed.find_rows(shop)
+    embed.choose_strength(shop)
+    baselines.fit_methods(shop)
+    baselines.fit_controls(shop)
+    announce(shop)
+    check.examine(shop)
+    check.attack(shop)
+    deliver.write_out(shop)
+    run_bench(shop, "out")
+
+
+def _by_rows_alone(shop: Unmeasured) -> None:
+    """The embedding edit at a stated strength; no model is loaded."""
+    unmeasured.describe_base(shop)
+    embed.find_rows(shop)
+    unmeasured.fix_strength(shop)
+    unmeasured.write_out(shop)
 
 
 def verify(settings: Settings, edited: str, *, progress: Progress | None = None) -> Outcome:
@@ -118,6 +137,9 @@ def verify(settings: Settings, edited: str, *, progress: Progress | None = None)
         EmberHubError: what went wrong, and what to do next; finished stages are kept.
     """
     progress = progress or Quiet()
+    if settings.verify.battery == "none":
+        raise UsageError("an audit that measures nothing says nothing", hint="leave out --battery none")
+    settings = unmeasured.decided(settings, ModelRef.parse(edited))
     instruments = _instruments(settings)
     pack = concepts.find(settings.concept)
     require_fit(pack)
@@ -150,9 +172,11 @@ def _instruments(settings: Settings) -> tuple[Instrument, ...]:
             methods.check_settings(name, fixed)
         else:
             registry.build(name, fixed)
-    chosen = registry.battery(settings.verify.battery, settings.plugins, only=settings.verify.only, skip=settings.verify.skip)
+    # Where nothing is measured, a limit may be set on whatever could be, and fails.
+    name = "full" if settings.verify.battery in (None, "none") else settings.verify.battery
+    chosen = registry.battery(name, settings.plugins, only=settings.verify.only, skip=settings.verify.skip)
     require_gates(settings.gates, chosen)
-    return chosen
+    return chosen if settings.is_measured else ()
 
 
 def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form, Target]:
@@ -164,7 +188,7 @@ def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form,
     if base is None and publish.form != "full":
         raise UsageError("a patch is loaded on top of its base, and this base has no name on the Hub",
                          hint="give it with --base-id org/name, or push the full model: --as full")
-    return deliver.targets(publish.repo, publish.form, base or ref.name, pack.name, publish.private)
+    return deliver.planned_targets(publish, base or ref.name, pack.name)
 
 
 def _folder(settings: Settings, base: Base, pack: ConceptPack) -> Path:

@@ -20,6 +20,8 @@ from ember_hub.errors import ConfigError
 PREFIX = "EMBER_HUB_"
 NOT_SETTINGS = frozenset({"EMBER_HUB_CACHE"})
 """Environment variables with our prefix that are no settings of a run."""
+NOT_OF_A_RUN = frozenset({"watch"})
+"""Tables of a TOML file that others read: what is watched stands beside the recipe."""
 
 
 class Section(BaseModel):
@@ -36,6 +38,7 @@ class EmberSettings(Section):
     seeds: int = Field(5, ge=1, description="Factorizations from different seeds that must agree.")
     clip: float = Field(5.0, gt=0, description="No row moves by more than this many times its own norm.")
     strengths: tuple[float, ...] = Field((1.0, 2.0, 5.0, 10.0), description="Strengths tried on the tune split.")
+    untuned_strength: float = Field(5.0, gt=0, description="Strength where nothing is measured, and so none can be chosen.")
 
 
 class FeatureSettings(Section):
@@ -58,12 +61,30 @@ class SearchSettings(Section):
 class VerifySettings(Section):
     """What is measured at the end."""
 
-    battery: Literal["quick", "standard", "full"] = Field("quick", description="Which evaluations and attacks run.")
+    battery: Literal["none", "quick", "standard", "full"] | None = Field(
+        None, description="Which evaluations and attacks run (default: quick; none for a patch of the embedding edit alone from "
+                          "the Hub, which then downloads no weights).")
     only: tuple[str, ...] = Field((), description="Evaluations and attacks to run instead of a battery, by name.")
     skip: tuple[str, ...] = Field((), description="Evaluations and attacks to leave out, by name.")
     bench: tuple[str, ...] = Field((), description="Tasks of lm-evaluation-harness to run on base and edited model.")
     bench_include: Path | None = Field(None, description="Folder with more of these tasks, as YAML.")
     bench_limit: int | None = Field(None, ge=1, description="Most questions of each of these tasks (default: all).")
+
+
+class LoadingSettings(Section):
+    """Models larger than one device."""
+
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        None, description="Share the model out over GPUs, memory and disk, in this way.")
+    max_memory: dict[str, str] = Field(default_factory=dict, description="Most memory by device: 0=20GB,cpu=64GB.")
+    offload: Path | None = Field(None, description="Folder for the parts that fit into no memory (slow).")
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        None, description="Hold what is neither edited nor trained in so many bits while measuring and training.")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all weights are in the memory of one device, as the checkpoint has them."""
+        return self.device_map is None and self.quantization is None
 
 
 class PublishSettings(Section):
@@ -73,6 +94,10 @@ class PublishSettings(Section):
     push: bool = Field(False, description="Push the result to the Hub.")
     repo: str | None = Field(None, description="Target repository (default: {user}/{base}-ember-{concept}).")
     private: bool = Field(False, description="Create the target repository as private.")
+    create_pr: bool = Field(False, description="Open a pull request instead of committing to the main branch.")
+    tags: tuple[str, ...] = Field((), description="Git tags to set on the commit when it is there.")
+    collection: str | None = Field(None, description="Slug of a collection to add the repository to (owner/name-id).")
+    yes: bool = Field(False, description="Push to a public repository although the base is gated or private.")
     base_id: str | None = Field(None, description="Hub id of the base when it is given as a folder or GGUF file.")
     push_anyway: bool = Field(False, description="Push although a gate failed; the card then says so first.")
 
@@ -81,7 +106,7 @@ class Settings(Section):
     """One erasure."""
 
     model: str = Field(description="Hub repository (org/name[@revision]), folder, or .gguf file.")
-    concept: str = Field(description="Name or alias of a concept pack, or its folder.")
+    concept: str = Field(description="Name or alias of a concept pack, or its folder; several with + between them.")
     methods: tuple[str, ...] = Field(("rmu",), description="Baseline methods, in order, after the embedding edit.")
     output: Path = Field(Path("runs"), description="Where run folders are kept.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
@@ -93,16 +118,37 @@ class Settings(Section):
     features: FeatureSettings = FeatureSettings()
     search: SearchSettings = SearchSettings()
     verify: VerifySettings = VerifySettings()
+    loading: LoadingSettings = LoadingSettings()
     publish: PublishSettings = PublishSettings()
     plugins: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Settings of methods, evaluations and attacks, by name; what is fixed is not searched.")
 
+    def with_consent(self, yes: bool) -> Settings:
+        """The same, with or without the yes to a public result of a base that is not public."""
+        return self.model_copy(update={"publish": self.publish.model_copy(update={"yes": yes})})
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a model is loaded to choose the strength and to verify the result."""
+        return self.verify.battery != "none" or bool(self.verify.only or self.verify.bench)
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether a whole checkpoint has to be at hand; if not, rows of its embedding are enough."""
+        return self.is_measured or self.publish.form != "patch"
+
     def identity(self) -> dict[str, Any]:
-        """What decides the edited model: not where it is written to, whether it is pushed, or how it is verified."""
-        besides = {"output", "publish", "gates", "model", "concept", "device", "verify", "plugins"}
+        """What decides the edited model: not where it is written to, whether it is pushed, or how it is verified.
+
+        Whether it is verified at all does decide: without, its strength is not searched.
+        """
+        besides = {"output", "publish", "gates", "model", "concept", "device", "verify", "plugins", "loading"}
         own = self.model_dump(mode="json", exclude=besides)
         fixed = {name: self.plugins[name] for name in self.methods if name in self.plugins}
-        return own | {"method_settings": fixed, "form": self.publish.form, "base_id": self.publish.base_id}
+        # Where the weights lie does not change what comes out; in how many bits they are held does.
+        bits = {"quantization": self.loading.quantization} if self.loading.quantization else {}
+        return own | bits | {"method_settings": fixed, "form": self.publish.form, "base_id": self.publish.base_id,
+                      "is_measured": self.is_measured}
 
 
 def resolve(flags: Mapping[str, Any], *, assignments: Iterable[str] = (), config: Path | None = None,
@@ -119,6 +165,8 @@ def resolve(flags: Mapping[str, Any], *, assignments: Iterable[str] = (), config
     merged: dict[str, Any] = {}
     if config:
         for key, value in _from_toml(config).items():
+            if key in NOT_OF_A_RUN:
+                continue
             _put(merged, [key] if key in Settings.model_fields else ["plugins", _plugin(key)], value, str(config))
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(PREFIX) and name not in NOT_SETTINGS:

@@ -56,9 +56,9 @@ def pico_tokenizer(sentences: Sequence[str] = SENTENCES, vocab: int = 768) -> Pr
 
 
 def pico_llama(folder: Path, tied: bool = False, vocab: int = 768, dtype: torch.dtype = torch.float32,
-               max_shard_size: str = "5GB", sentences: Sequence[str] = SENTENCES) -> Path:
+               max_shard_size: str = "5GB", sentences: Sequence[str] = SENTENCES, width: int = 48) -> Path:
     """A Llama of 3 layers and width 48."""
-    config = LlamaConfig(vocab_size=vocab, hidden_size=48, intermediate_size=96, num_hidden_layers=3,
+    config = LlamaConfig(vocab_size=vocab, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=3,
                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
                          tie_word_embeddings=tied, initializer_range=0.1, **_token_ids())
     return _write(folder, config, pico_tokenizer(sentences, vocab), dtype, max_shard_size)

@@ -18,7 +18,8 @@ PACKAGE = Path(ember_hub.__file__).parent
 FLOORS = ("errors", "progress", "settings", "linalg", "source", "patches", "concepts", "features", "edits", "methods", "evaluation",
           "tuning", "run", "publish", "stages", "pipeline", "automation", "cli")
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
-OUTSIDERS = {"click": {"cli"}, "huggingface_hub": {"source", "publish", "automation"}, "peft": {"evaluation", "publish"}, "optuna": {"tuning"}}
+OUTSIDERS = {"click": {"cli"}, "huggingface_hub": {"source", "publish", "automation"},
+             "peft": {"evaluation", "publish"}, "optuna": {"tuning"}}
 
 
 def floor(path: Path) -> str:

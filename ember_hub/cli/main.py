@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -60,21 +61,30 @@ def main() -> None:
     """Run the command line; every known error becomes two lines and an exit code."""
     # Threads that spin long while they wait make a busy machine many times as slow; read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    name = _called_as()
     try:
-        cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, prog_name=name)
     except EmberHubError as error:
         _complain(error.message, error.hint)
         sys.exit(error.exit_code)
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "ember-hub"
+        where = error.ctx.command_path if error.ctx else name
         _complain(error.format_message(), f"see `{where} --help`")
         sys.exit(2)
     except click.ClickException as error:
-        _complain(error.format_message(), "see `ember-hub --help`")
+        _complain(error.format_message(), f"see `{name} --help`")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted", "type the same command again to continue where it was")
         sys.exit(INTERRUPTED)
+    # Without standalone mode, click returns what a command exits with.
+    if isinstance(code, int):
+        sys.exit(code)
+
+
+def _called_as() -> str:
+    """`hf ember` when the Hub's own command line runs us as its extension, or `ember-hub`."""
+    return "hf ember" if Path(sys.argv[0]).stem == "hf-ember" else "ember-hub"
 
 
 def _complain(message: str, hint: str) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from ember_hub.cli.live import Live
-from ember_hub.cli.options import flags, verification
+from ember_hub.cli.options import concepts, flags, verification
 from ember_hub.cli.table import print_report
 
 
 @click.command()
 @click.argument("model")
 @click.option("--base", metavar="MODEL", help="The model that it was made from; an adapter names its own.")
-@click.option("--concept", required=True, help="Concept pack: name, alias or folder (see `ember-hub concepts list`).")
+@concepts
 @verification
 @click.option("--base-id", metavar="ORG/NAME", help="Hub id of the base when it is a folder or a GGUF file.")
 def verify(model: str, base: str | None, **given: Any) -> None:

@@ -11,6 +11,8 @@ Two files are shared by all packs unless a pack brings its own: `neutral.txt` (s
 
     translations.jsonl   questions in other languages, each with its language
     paraphrases.jsonl    questions in other words; options and answer stay
+
+A third, `senses.txt`, holds sentences in which the concept's words mean something else, one a line.
 """
 
 from __future__ import annotations
@@ -71,6 +73,10 @@ class ConceptPack:
     """By language; ids and splits are those of `questions`."""
     paraphrases: Mapping[str, str] = field(default_factory=dict)
     """By question id."""
+    senses: tuple[str, ...] = ()
+    """Sentences in which the concept's words mean something else."""
+    parts: tuple[ConceptPack, ...] = ()
+    """The packs that a combined one is made of."""
 
     def asked(self, part: Literal["questions", "near_domain", "general"], split: Split) -> tuple[Question, ...]:
         """The questions of one part and one split."""
@@ -114,6 +120,7 @@ def load(folder: Path) -> ConceptPack:
         sha256=_digest({"about": folder / "pack.toml", **files, **optional}), folder=folder,
         translations=_translations(optional.get("translations"), questions),
         paraphrases=_paraphrases(optional.get("paraphrases"), questions),
+        senses=_lines(optional["senses"]) if "senses" in optional else (),
     )
 
 

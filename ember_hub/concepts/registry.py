@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ember_hub.concepts import pack as packs
+from ember_hub.concepts.combined import SEPARATOR, combine
 from ember_hub.concepts.pack import ConceptPack
 from ember_hub.errors import PackNotFound
 
@@ -26,7 +27,7 @@ def never_known() -> ConceptPack:
 
 
 def find(name: str) -> ConceptPack:
-    """The pack meant by a name, an alias or a folder.
+    """The pack meant by a name, an alias or a folder; several with `+` between them are combined into one.
 
     Raises:
         PackNotFound: nothing answers to the name; the hint offers the nearest ones.
@@ -36,6 +37,8 @@ def find(name: str) -> ConceptPack:
     known = {key: pack for pack in built_in() for key in map(_key, (pack.name, pack.title, *pack.aliases))}
     if _key(name) in known:
         return known[_key(name)]
+    if SEPARATOR in name:
+        return combine([find(part.strip()) for part in name.split(SEPARATOR)])
     nearest = difflib.get_close_matches(_key(name), known, n=3, cutoff=0.4)
     offers = ", ".join(dict.fromkeys(known[key].name for key in nearest)) or ", ".join(p.name for p in built_in())
     raise PackNotFound(f"no concept {name!r}",

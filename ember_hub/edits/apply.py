@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ember_hub.edits.edit import Change, Edit, Replaced
 from ember_hub.errors import ShapeMismatch
+from ember_hub.source.spread import stored
 
 
 @contextmanager
@@ -35,9 +36,9 @@ def write(model: nn.Module, edit: Edit) -> None:
         _write(_parameter(model, name), name, change)
 
 
-def _parameter(model: nn.Module, name: str) -> nn.Parameter:
+def _parameter(model: nn.Module, name: str) -> Tensor:
     try:
-        return model.get_parameter(name)
+        return stored(model, name)
     except AttributeError as error:
         raise ShapeMismatch(f"the model has no parameter {name!r}", hint="the edit was made for another model") from error
 

@@ -60,6 +60,11 @@ class Instrument(BaseModel, ABC):
     reproducible: ClassVar[bool] = True
     """Whether the same state gives the same numbers on the same machine; false with a remote judge."""
 
+    @property
+    def needs_whole_weights(self) -> bool:
+        """Whether it copies or changes every weight, which a model that is quantized or lies in parts does not allow."""
+        return False
+
     def missing(self, pack: ConceptPack) -> str | None:
         """Why it cannot be measured with this pack, this machine and these settings; None when it can."""
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from ember_hub.concepts.combined import concept_of
 from ember_hub.evaluation.base import Battery, Cost, Evaluation
 from ember_hub.evaluation.examination import PARTS, Examiner, Part
 from ember_hub.evaluation.knowledge import Answered
@@ -35,6 +36,7 @@ class Questions(Evaluation):
         with subject.state() as loaded:
             answers, mass = Examiner(loaded, subject.pack, subject.progress).asked(subject.syllabus)
         readings = [reading for part in PARTS for reading in _readings(part, answers[part], subject.syllabus.known["test"][part])]
+        readings += _by_concept(subject, answers["concept"])
         concept = {f"concept-{i}": value for i, value in enumerate(mass["concept"])}
         others = {f"{part}-{i}": value for part in PARTS if part != "concept" for i, value in enumerate(mass[part])}
         readings += [Reading(name, "mass", values) for name, values in
@@ -72,6 +74,18 @@ def _readings(part: Part, answers: list[Answered], known: frozenset[str]) -> lis
         found = [Reading(f"{part}_known", "accuracy", {a.id: a.accuracy for a in answers if a.id in known}, chance),
                  Reading(f"{part}_probability", "probability", {a.id: a.probability for a in answers if a.id in known}, chance)]
     return [*found, Reading(f"{part}_all", "accuracy", {a.id: a.accuracy for a in answers}, chance)]
+
+
+def _by_concept(subject: Subject, answers: list[Answered]) -> list[Reading]:
+    """Accuracy on the known questions of each concept alone, where a run has several."""
+    known = subject.syllabus.known["test"]["concept"]
+    found = []
+    for part in subject.pack.parts:
+        own = [a for a in answers if a.id in known and concept_of(a.id, subject.pack) == part.name]
+        if own:
+            chance = sum(a.chance for a in own) / len(own)
+            found.append(Reading(f"{part.name}_known", "accuracy", {a.id: a.accuracy for a in own}, chance))
+    return found
 
 
 def _samples(subject: Subject, answers: dict[Part, list[Answered]]) -> tuple[dict, ...]:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from ember_hub.concepts.background import letters_of, surfaces
-from ember_hub.concepts.pack import ConceptPack
-from ember_hub.errors import PackInvalid
 from ember_hub.evaluation.base import Battery, Cost, Evaluation
 from ember_hub.evaluation.language import neutral_loss
 from ember_hub.evaluation.reading import Measured, Reading
@@ -33,7 +31,6 @@ SENSES: tuple[tuple[str, str], ...] = (
     ("She wrote the word{token} on the board, and the children copied the word", "{token} into their books."),
 )
 """A token in roles in which any string may stand, and how the text goes on."""
-PACK_FILE = "senses.txt"
 """A pack's own sentences that use the concept's words in another meaning, one a line."""
 SHORTEST_WORD = 3
 TOKENS_OF_TEXT = 20
@@ -51,13 +48,13 @@ class TokenSenses(Evaluation):
     tokens: int = Field(24, ge=1, description="Most edited tokens that are looked at; whole words come first.")
 
     def cost(self, subject: Subject) -> Cost:
-        texts = min(self.tokens, len(subject.tokens)) * len(SENSES) + len(_own_sentences(subject.pack))
+        texts = min(self.tokens, len(subject.tokens)) * len(SENSES) + len(subject.pack.senses)
         return Cost(read=texts * TOKENS_OF_TEXT)
 
     def measure(self, subject: Subject) -> Measured:
         """Both losses, in nats per token: by edited token, and by the pack's own sentence. What there is none of is not read."""
         senses = _senses(subject.loaded.tokenizer, subject.tokens, self.tokens)
-        sentences = _own_sentences(subject.pack)
+        sentences = subject.pack.senses
         with subject.state() as loaded:
             logprobs = token_logprobs(loaded, [sense.text for sense in senses], progress=subject.progress, title="token senses")
             own = neutral_loss(loaded, sentences, subject.progress) if sentences else []
@@ -111,11 +108,3 @@ def _text(prompt: Sequence[int], whole: Sequence[int]) -> Text:
     """What comes after the prompt; where a tokenizer merges across the seam, the merged token is scored too."""
     shared = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
     return Text(tuple(whole), shared)
-
-
-def _own_sentences(pack: ConceptPack) -> tuple[str, ...]:
-    path = pack.folder / PACK_FILE
-    try:
-        return tuple(line.strip() for line in path.read_text("utf-8").split("\n") if line.strip()) if path.is_file() else ()
-    except UnicodeDecodeError as error:
-        raise PackInvalid(f"{path} is not UTF-8 text", hint="save it as UTF-8") from error

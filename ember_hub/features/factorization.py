@@ -19,9 +19,10 @@ from torch import Tensor
 from ember_hub.concepts.labels import TokenLabels
 from ember_hub.errors import CorruptCheckpoint, FeatureError
 from ember_hub.features import statistics
-from ember_hub.linalg.smf import SmfSettings, factorize
+from ember_hub.linalg.smf import ScaledRows, SmfSettings, factorize_rows
 
 _WIDE = 1024
+_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ _TENSORS = ("token_ids", "mean", "norms", "belief", "kinship", "weights", "F", "
 
 def fit(rows: Tensor, labels: TokenLabels, settings: FactorizationSettings = FactorizationSettings(),
         on_round: Callable[[int, int, float], None] | None = None) -> Factorization:
-    """Factorize the rows (n, d) of the tokens in `labels`, once per seed.
+    """Factorize the rows (n, d), in any floating-point type, of the tokens in `labels`, once per seed.
+
+    No second copy of the rows is made: memory is about 3 n² numbers in float64, whatever d is.
 
     on_round: called with the seed, the round (from 1) and the loss.
 
@@ -105,26 +108,23 @@ def fit(rows: Tensor, labels: TokenLabels, settings: FactorizationSettings = Fac
         CorruptCheckpoint: a row holds NaN or infinity.
         FeatureError: the rank does not suit the rows.
     """
-    raw = rows.float()
-    broken = ~raw.isfinite().all(dim=1)
+    broken = ~torch.cat([part.isfinite().all(dim=1) for part in rows.split(_AT_ONCE)])
     if broken.any():
         ids = labels.token_ids[broken][:5].tolist()
         raise CorruptCheckpoint(f"{int(broken.sum())} embedding rows hold NaN or infinity (token ids {ids}…)",
                                 hint="download the checkpoint again, or take one that was saved in bfloat16")
-    mean = raw.mean(dim=0)
-    norms = (raw - mean).norm(dim=1).clamp(min=1e-12)
-    unit = (raw - mean) / norms[:, None]
+    unit = ScaledRows.of(rows)
     belief = statistics.belief(labels, unit)
     weights = (1 + settings.emphasis * statistics.certainty(belief)).float()
-    rank = settings.rank_for(raw.shape[1], len(raw))
+    rank = settings.rank_for(rows.shape[1], len(rows))
     preset = SmfSettings.plus if settings.method == "plus" else SmfSettings.paper
     how = preset(rank, sparsity=settings.sparsity)
     try:
-        factors = factorize((unit * weights[:, None]).T, how, settings.seeds, on_round)
+        factors = factorize_rows(unit.weighing(weights), how, settings.seeds, on_round)
     except ValueError as error:
-        raise FeatureError(f"the factorization of {len(raw)} rows fails at rank {rank}: {error}",
+        raise FeatureError(f"the factorization of {len(rows)} rows fails at rank {rank}: {error}",
                            hint=f"try --set ember.rank={max(2, rank // 2)}, or --set ember.sparsity=0.05") from error
     return Factorization(
-        labels.token_ids, mean, norms, belief.float(), statistics.kinship(unit, belief), weights,
+        labels.token_ids, unit.mean, unit.norms, belief.float(), statistics.kinship(unit, belief), weights,
         torch.stack([f.F.float() for f in factors]), torch.stack([f.G.index for f in factors]),
         torch.stack([f.G.value.float() for f in factors]), torch.tensor([f.loss for f in factors]), settings)

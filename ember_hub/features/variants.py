@@ -6,7 +6,7 @@ leaves them alone is undone by typing in capitals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,8 @@ from ember_hub.features import statistics
 from ember_hub.features.evidence import TokenEvidence
 from ember_hub.features.factorization import Factorization
 from ember_hub.features.selection import ConceptRows
+
+ReadRows = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,12 @@ class VariantSettings:
     min_letters: int = 3
 
 
-def adopt(rows: ConceptRows, vocabulary: Tensor, labels: TokenLabels, factorization: Factorization,
+def adopt(rows: ConceptRows, read_rows: ReadRows, labels: TokenLabels, factorization: Factorization,
           tokenizer: Tokenizer, settings: VariantSettings = VariantSettings()) -> ConceptRows:
     """Add the variants of the accepted whole words, each with a contribution from its word's own features.
 
-    vocabulary: (vocab, d), the whole embedding, in any dtype.
+    read_rows: gives the embedding's rows (n, d) of some ids (n,), in any dtype; called once, for the candidates and for what
+        they are compared with.
 
     A variant is refused when its row does not resemble the word's (` ron` is rum to the model, not Ron), when it is far
     from the concept's other words (` axis` is no power at war), or when it is too common elsewhere.
@@ -48,15 +51,16 @@ def adopt(rows: ConceptRows, vocabulary: Tensor, labels: TokenLabels, factorizat
     found = _candidates(rows, labels, tokenizer, settings)
     if not found:
         return rows
-    measured = _measure(found, (rows, vocabulary), labels, factorization, tokenizer)
+    neighbours = _Neighbours.read(read_rows, [candidate for candidate, _, _ in found], rows, factorization)
+    measured = _measure(found, neighbours, labels, tokenizer)
     judged: list[TokenEvidence] = []
     taken: list[tuple[int, Tensor]] = []
-    for (candidate, shown, _), (best, *values) in zip(found, measured, strict=True):
+    for (candidate, shown, _), centred, (best, *values) in zip(found, neighbours.centred, measured, strict=True):
         near, kin, purity = values
         fits = near >= settings.min_cosine and kin >= settings.min_kinship and purity >= settings.min_purity
         G = None
         if fits:
-            G = _contribution(vocabulary[candidate].float() - factorization.mean, rows.G[best], rows.F)
+            G = _contribution(centred, rows.G[best], rows.F)
             taken.append((candidate, G))
         reason = (f"{'variant' if fits else 'refused as a variant'} of token {int(rows.token_ids[best])}: "
                   f"cosine {near:.2f}, kinship {kin:.2f}, purity {purity:.2f}")
@@ -64,24 +68,42 @@ def adopt(rows: ConceptRows, vocabulary: Tensor, labels: TokenLabels, factorizat
     return _with(rows, taken, judged)
 
 
-def _measure(found: Sequence[tuple[int, str, list[int]]], accepted: tuple[ConceptRows, Tensor], labels: TokenLabels,
-             factorization: Factorization, tokenizer: Tokenizer) -> list[tuple[int, float, float, float]]:
+@dataclass(frozen=True)
+class _Neighbours:
+    """The candidates among the accepted tokens and the surest ones: what their rows say.
+
+    centred: (candidates, d), less the mean of V'; own, company: their cosines with the accepted and with the surest tokens.
+    """
+
+    accepted: Tensor
+    surest: Tensor
+    centred: Tensor
+    own: Tensor
+    company: Tensor
+
+    @classmethod
+    def read(cls, read_rows: ReadRows, candidates: Sequence[int], rows: ConceptRows, factorization: Factorization) -> _Neighbours:
+        surest = factorization.token_ids[statistics.surest(factorization.belief)]
+        parts = (torch.tensor(candidates), rows.token_ids, surest)
+        these, own, company = read_rows(torch.cat(parts)).split([len(part) for part in parts])
+        units = factorization.unit(these)
+        return cls(rows.token_ids, surest, these.float() - factorization.mean, units @ factorization.unit(own).T,
+                   units @ factorization.unit(company).T)
+
+
+def _measure(found: Sequence[tuple[int, str, list[int]]], neighbours: _Neighbours, labels: TokenLabels, tokenizer: Tokenizer
+             ) -> list[tuple[int, float, float, float]]:
     """For each candidate: the place of its nearest source, their cosine, its kinship, and its purity in its place."""
-    rows, vocabulary = accepted
-    place = {int(i): position for position, i in enumerate(rows.token_ids)}
-    units = factorization.unit(vocabulary[torch.tensor([candidate for candidate, _, _ in found])])
-    own = units @ factorization.unit(vocabulary[rows.token_ids]).T
-    surest = factorization.token_ids[statistics.surest(factorization.belief)]
-    company = units @ factorization.unit(vocabulary[surest]).T
+    surest, place = neighbours.surest, {int(i): position for position, i in enumerate(neighbours.accepted)}
     counts = dict(zip(labels.token_ids.tolist(), labels.counts.tolist(), strict=True))
     total = sum(counts.values())
     rates = _rates([candidate for candidate, _, _ in found], tokenizer)
     measured = []
     for position, (candidate, _, sources) in enumerate(found):
         at = torch.tensor([place[i] for i in sources])
-        near = own[position, at]
+        near = neighbours.own[position, at]
         family = torch.isin(surest, torch.tensor([*sources, candidate]))
-        others = company[position][~family]
+        others = neighbours.company[position][~family]
         kin = float(others.topk(min(statistics.NEAREST, len(others))).values.mean()) if len(others) else 0.0
         often = sum(counts.get(i, 0) for i in sources) / total
         purity = often / (often + labels.settings.prior_odds * (float(rates[position]) + 1e-6))

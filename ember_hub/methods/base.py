@@ -36,6 +36,13 @@ class Method(BaseModel, ABC):
     def search_space(cls) -> Space:
         """The settings worth searching on the tune split."""
 
+    def trained_blocks(self, n_layers: int) -> tuple[int, ...]:
+        """Blocks (0-based) whose parameters `fit` changes, of a model with so many: those are held dense and in memory.
+
+        All of them, unless a method says otherwise.
+        """
+        return tuple(range(n_layers))
+
     def prepare(self, loaded: LoadedModel, pack: ConceptPack, seed: int, progress: Progress) -> Any:
         """Work shared by every point of the search; handed back to `fit`."""
         return None

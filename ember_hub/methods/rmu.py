@@ -69,6 +69,10 @@ class Rmu(Method):
     def search_space(cls) -> Space:
         return {"steering": (1.0, 4.0), "learning_rate": (3e-4, 1.2e-3), "anchor_weight": (50.0, 250.0)}
 
+    def trained_blocks(self, n_layers: int) -> tuple[int, ...]:
+        last = min(max(self.blocks - 1, round(self.depth * n_layers)), n_layers - 1)
+        return tuple(range(max(0, last - self.blocks + 1), last + 1))
+
     def prepare(self, loaded: LoadedModel, pack: ConceptPack, seed: int, progress: Progress) -> Material:
         shuffle = random.Random(seed).shuffle
         forget = [*pack.sentences, *map(statement, pack.asked("questions", "tune"))]
@@ -83,13 +87,12 @@ class Rmu(Method):
         return Material(*(_batches(texts, size) for texts, size in zip((*whole, anchors), sizes, strict=True)))
 
     def fit(self, loaded: LoadedModel, prepared: Material, seed: int, progress: Progress) -> Edit:
-        last = max(self.blocks - 1, round(self.depth * loaded.anatomy.n_layers))
-        last = min(last, loaded.anatomy.n_layers - 1)
-        first = max(0, last - self.blocks + 1)
+        trained = self.trained_blocks(loaded.anatomy.n_layers)
+        first, last = trained[0], trained[-1]
         passages = self._passages(loaded, prepared, first, last, progress)
         masters = self._train(loaded, _writers(loaded, first, last), passages, seed, progress)
         return Edit({name: Replaced(master.detach().to(loaded.dtype).cpu()) for name, master in masters.items()},
-                    {"method": self.name, "layers": list(range(first, last + 1)), **self.model_dump()})
+                    {"method": self.name, "layers": list(trained), **self.model_dump()})
 
     def _passages(self, loaded: LoadedModel, material: Material, first: int, last: int, progress: Progress
                   ) -> tuple[list[Passage], ...]:
@@ -110,7 +113,7 @@ class Rmu(Method):
         forget = passages[0]
         blocks = [loaded.model.get_submodule(f"{loaded.anatomy.blocks}.{i}") for i, _ in writers.values()]
         # Masters are float32: in bfloat16 most updates at these rates round to nothing.
-        masters = {name: loaded.model.get_parameter(name).detach().float().clone().requires_grad_() for name in writers}
+        masters = {name: loaded.parameter(name).float().clone().requires_grad_() for name in writers}
         own = [{inner: masters[name]} for name, (_, inner) in writers.items()]
         norm = torch.cat([_norms(p) for p in forget]).median()
         target = self.steering * norm * _direction(forget[0].leaving, seed)

@@ -1,7 +1,6 @@
-"""The patch: the embedding part of an edit as an adapter of a few megabytes that plain transformers loads.
+"""The embedding part of an edit as a patch: an adapter of a few megabytes that plain transformers loads.
 
-Written by hand, with nothing but JSON and safetensors. Rows are replacements, not differences, so that loading is
-exact. Source: the on-disk format of PEFT's trainable tokens.
+What a patch is and how it lies on disk is the business of `ember_hub.patches`; here one is made from an edit.
 """
 
 from __future__ import annotations
@@ -11,49 +10,33 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
-from safetensors.torch import save_file
+import numpy as np
+import torch
 from torch import Tensor
 
-from ember_hub.edits.edit import Edit, Replaced, ReplacedRows
-from ember_hub.errors import EditError, EmptyEdit
-from ember_hub.publish.export import as_stored, bytes_sha256, replacing
+from ember_hub.edits.edit import Edit, LowRankRows, Replaced, ReplacedRows
+from ember_hub.errors import EditError, EmptyEdit, ShapeMismatch, UnsupportedModel
+from ember_hub.patches import numerics
+from ember_hub.patches.folder import PATCH_FILE, write
+from ember_hub.patches.patch import Factors, Guard, Patch, PatchedBase, Table, check, sha256
+from ember_hub.publish.export import replacing
 from ember_hub.source.anatomy import Anatomy
-from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.naming import says_tied, tensor_name, tensor_names
 
 if TYPE_CHECKING:
     from ember_hub.source.resolve import Base
-
-PATCH_FILE = "ember_patch.json"
-UNDO_FILE = "undo.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+    from ember_hub.source.weights import Weights
 
 _TOKENIZER_FILE = re.compile(r"(?:tokenizer.*|special_tokens_map|added_tokens|vocab|chat_template)\.(?:json|jinja|txt)"
                              r"|merges\.txt|.*\.model|.*\.tiktoken")
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The rows of one embedding that a patch replaces."""
-
-    checkpoint: Checkpoint
-    tensor: str
-    new: ReplacedRows
-    """Sorted by id, in the checkpoint's dtype."""
-    original: Float[Tensor, "n d_model"]
-
-    @property
-    def ids(self) -> list[int]:
-        return self.new.token_ids.tolist()
-
-
-def make_patch(base: Base, anatomy: Anatomy, edit: Edit, out: Path, left_out: Sequence[str] = ()) -> None:
+def make_patch(base: Base, anatomy: Anatomy, edit: Edit, out: Path, left_out: Sequence[str] = (),
+               unrounded: Edit | None = None) -> Patch:
     """Write the embedding part of the edit as an adapter folder, which appears only when it is whole.
 
     It names the base by its repository, a base without one by its folder. Rows are those that `export_model` writes;
@@ -62,27 +45,20 @@ def make_patch(base: Base, anatomy: Anatomy, edit: Edit, out: Path, left_out: Se
     Args:
         out: replaced if it holds an earlier patch.
         left_out: names of methods whose changes the patch does not carry, to be told to whoever loads it.
+        unrounded: the edit as its method made it, where `edit` holds the rows that it comes down to: kept beside them
+            as a product of low rank if it gives these rows bit for bit.
 
     Raises:
         EmptyEdit: the edit does not touch the embedding.
         EditError: it replaces the embedding as a whole.
         DiskError: `out` holds something else, or cannot be written.
     """
-    part = _embedding_part(base, anatomy, edit)
+    patch = patch_of(base, anatomy, edit, left_out, unrounded)
     with replacing(out, base.folder, PATCH_FILE) as folder:
         folder.mkdir(parents=True)
-        # PEFT believes the config; where a checkpoint holds a head of its own in spite of it, the guard is right too.
-        is_tied = anatomy.head is not None and (anatomy.is_tied or says_tied(base.folder))
-        config, tensors = _tied(part, anatomy) if is_tied else _untied(part, anatomy)
-        about = {"base_model_name_or_path": base.repo_id or str(base.folder.resolve()), "revision": None,
-                 "task_type": "CAUSAL_LM", "inference_mode": True}
-        _write_json(folder / ADAPTER_CONFIG, about | config)
-        save_file({f"base_model.model.{name}": rows.contiguous() for name, rows in tensors.items()},
-                  folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-        save_file({"token_ids": part.new.token_ids, "rows": part.original}, folder / UNDO_FILE, metadata={"format": "pt"})
-        left = {"methods": list(left_out), "parameters": sorted(set(edit.changes) - {anatomy.embedding})}
-        _write_json(folder / PATCH_FILE, _description(base, anatomy, part) | {"not_carried": left})
-        _copy_companions(base, folder)
+        write(patch, folder)
+        copy_companions(base.folder, folder, base.licence.files)
+    return patch
 
 
 def embedding_edit(anatomy: Anatomy, edit: Edit) -> Edit:
@@ -97,68 +73,97 @@ def embedding_edit(anatomy: Anatomy, edit: Edit) -> Edit:
     return Edit({anatomy.embedding: edit.changes[anatomy.embedding]}, edit.provenance)
 
 
-def _embedding_part(base: Base, anatomy: Anatomy, edit: Edit) -> _Part:
-    change = as_stored(base.folder, embedding_edit(anatomy, edit)).changes[anatomy.embedding]
+def patch_of(base: Base, anatomy: Anatomy, edit: Edit, left_out: Sequence[str] = (), unrounded: Edit | None = None) -> Patch:
+    """The embedding part of the edit as a value; reads the rows that it changes, and no other weights.
+
+    Raises:
+        EmptyEdit, EditError: see `make_patch`.
+        UnsupportedModel: the embedding is not one tensor of plain numbers.
+        ShapeMismatch: the edit does not fit the embedding.
+    """
+    change = embedding_edit(anatomy, edit).changes[anatomy.embedding]
     if isinstance(change, Replaced):
         raise EditError("the edit replaces the embedding as a whole, which is no patch of a few rows",
                         hint="publish the full model: --as full")
-    assert isinstance(change, ReplacedRows), "as_stored leaves no other kind"
-    checkpoint = Checkpoint.open(base.folder)
-    tensor = tensor_name(checkpoint, anatomy.embedding)
-    return _Part(checkpoint, tensor, change, checkpoint.read_rows(tensor, change.token_ids))
+    weights = base.weights()
+    table = _table(base, anatomy, weights)
+    token_ids, order = _rising(change.token_ids)
+    originals = weights.read_row_bytes(table.tensor, token_ids)
+    before = torch.from_numpy(numerics.decode(originals, table.dtype))
+    rows = numerics.encode(_reordered(change, order).moved(before).numpy(), table.dtype)
+    if not numerics.finite_rows(rows, table.dtype).all():
+        raise EditError(f"new values for {anatomy.embedding!r} are not finite as {table.dtype}", hint="use a lower strength")
+    # PEFT believes the config; where a checkpoint holds a head of its own in spite of it, the guard is right too.
+    is_tied = anatomy.head is not None and (anatomy.is_tied or says_tied(base.folder))
+    return check(Patch(
+        PatchedBase(base.repo_id or str(base.folder.resolve()), base.repo_id, base.commit, base.source_kind), table,
+        token_ids, rows, originals, sha256(originals), guard=_guard(token_ids, anatomy, weights, table) if is_tied else None,
+        factors=_factors((unrounded or edit).changes.get(anatomy.embedding), token_ids, before, rows, table.dtype),
+        not_carried={"methods": list(left_out), "parameters": sorted(set(edit.changes) - {anatomy.embedding})},
+        config=(base.folder / "config.json").read_text("utf-8") if is_tied else None))
 
 
-def _untied(part: _Part, anatomy: Anatomy) -> tuple[dict[str, object], dict[str, Tensor]]:
-    module = anatomy.embedding.removesuffix(".weight")
-    config = {"peft_type": "TRAINABLE_TOKENS", "init_weights": True, "target_modules": module, "token_indices": part.ids}
-    return config, {f"{module}.trainable_tokens_delta": part.new.values}
+def copy_companions(source: Path, folder: Path, licence_files: Sequence[str]) -> None:
+    """Copy tokenizer, chat templates and licence files; links become regular files."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and (_TOKENIZER_FILE.fullmatch(path.name) or path.name in licence_files):
+            shutil.copyfile(path, folder / path.name)
+    templates = source / "additional_chat_templates"
+    if templates.is_dir():
+        shutil.copytree(templates, folder / templates.name, copy_function=shutil.copyfile)
 
 
-def _tied(part: _Part, anatomy: Anatomy) -> tuple[dict[str, object], dict[str, Tensor]]:
-    """A LoRA without targets: with different ids for embedding and head, PEFT treats tied weights as separate."""
-    assert anatomy.head is not None, "a tied model has a head"
-    module, head = anatomy.embedding.removesuffix(".weight"), anatomy.head.removesuffix(".weight")
-    guard = _guard(part.ids, anatomy.vocab)
-    held = next(iter(tensor_names(part.checkpoint, anatomy.head)), part.tensor)
-    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": "dummy-target-modules",
-              "trainable_token_indices": {module: part.ids, head: [guard]}, "ensure_weight_tying": False}
-    suffix = "token_adapter.trainable_tokens_delta"
-    return config, {f"{module}.{suffix}": part.new.values,
-                    f"{head}.{suffix}": part.checkpoint.read_rows(held, [guard])}
+def _table(base: Base, anatomy: Anatomy, weights: Weights) -> Table:
+    tensor = tensor_name(weights, anatomy.embedding)
+    info = weights.info(tensor)
+    if info.code not in numerics.NAMES:
+        raise UnsupportedModel(f"{tensor} of {base.name} is {info.code}: no plain numbers",
+                               hint="use the model before quantization")
+    config = json.loads((base.folder / "config.json").read_text("utf-8"))
+    return Table(parameter=anatomy.embedding, tensor=tensor, head=anatomy.head,
+                 holds_head=anatomy.head is not None and bool(tensor_names(weights, anatomy.head)), is_tied=anatomy.is_tied,
+                 dtype=info.code, vocab=anatomy.vocab, d_model=anatomy.d_model, embed_scale=anatomy.embed_scale,
+                 model_type=config.get("model_type"))
 
 
-def _guard(ids: Sequence[int], vocab: int) -> int:
+def _rising(ids: Tensor) -> tuple[np.ndarray, Tensor]:
+    """The ids in rising order, and where each of them was."""
+    rising, order = ids.cpu().sort()
+    if len(rising.unique()) != len(rising):
+        raise ShapeMismatch("the edit names a token id twice", hint="give each row once")
+    return rising.numpy().astype(np.int64), order
+
+
+def _reordered(change: LowRankRows | ReplacedRows, order: Tensor) -> LowRankRows | ReplacedRows:
+    if isinstance(change, LowRankRows):
+        return replace(change, token_ids=change.token_ids[order], G=change.G[order])
+    return ReplacedRows(change.token_ids[order], change.values[order])
+
+
+def _factors(change: object, token_ids: np.ndarray, before: Tensor, rows: np.ndarray, code: str) -> Factors | None:
+    """A low-rank edit as a product, if it makes exactly these rows; its strength and its clip go into the activations."""
+    if not isinstance(change, LowRankRows) or len(change.token_ids) != len(token_ids):
+        return None
+    ids, order = _rising(change.token_ids)
+    change = _reordered(change, order)
+    assert isinstance(change, LowRankRows), "reordering keeps the kind"
+    if not np.array_equal(ids, token_ids) or not np.array_equal(numerics.encode(change.moved(before).numpy(), code), rows):
+        return None
+    step = (change.strength * change.contribution()).norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    kept = (change.clip * before.double().norm(dim=1, keepdim=True) / step).clamp(max=1.0)
+    activations = -change.strength * change.G.double() * kept
+    return Factors(change.directions.float().numpy(), activations.float().numpy())
+
+
+def _guard(ids: np.ndarray, anatomy: Anatomy, weights: Weights, table: Table) -> Guard:
     """The head's row that stands for "unchanged": not an edited id, and rarely the same in two patches.
 
     PEFT refuses to stack adapters that name the same row. Below the highest edited id, so that it also exists in a
     base whose unused rows at the end were cut off.
     """
-    free = sorted(set(range(ids[-1])) - set(ids)) or [(ids[-1] + 1) % vocab]
-    return free[int.from_bytes(hashlib.sha256(repr(ids).encode()).digest()[:8]) % len(free)]
-
-
-def _description(base: Base, anatomy: Anatomy, part: _Part) -> dict[str, object]:
-    return {
-        "schema": 1,
-        "base": {"repo": base.repo_id, "commit": base.commit, "source": base.source_kind},
-        "parameter": anatomy.embedding, "tensor": part.tensor, "is_tied": anatomy.is_tied,
-        "d_model": anatomy.d_model, "vocab": anatomy.vocab, "dtype": str(part.original.dtype).removeprefix("torch."),
-        "embed_scale": anatomy.embed_scale,
-        "rows_are": "stored as in the base's checkpoint; the model multiplies them by embed_scale itself",
-        "token_ids": part.ids,
-        "original_rows_sha256": bytes_sha256(part.original), "new_rows_sha256": bytes_sha256(part.new.values),
-    }
-
-
-def _copy_companions(base: Base, folder: Path) -> None:
-    """Tokenizer, chat templates and the base's licence files; links become regular files."""
-    for path in sorted(base.folder.iterdir()):
-        if path.is_file() and (_TOKENIZER_FILE.fullmatch(path.name) or path.name in base.licence.files):
-            shutil.copyfile(path, folder / path.name)
-    templates = base.folder / "additional_chat_templates"
-    if templates.is_dir():
-        shutil.copytree(templates, folder / templates.name, copy_function=shutil.copyfile)
-
-
-def _write_json(path: Path, content: dict[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    assert anatomy.head is not None, "a tied model has a head"
+    edited = ids.tolist()
+    free = sorted(set(range(edited[-1])) - set(edited)) or [(edited[-1] + 1) % table.vocab]
+    token_id = free[int.from_bytes(hashlib.sha256(repr(edited).encode()).digest()[:8]) % len(free)]
+    held = next(iter(tensor_names(weights, anatomy.head)), table.tensor)
+    return Guard(token_id, weights.read_row_bytes(held, np.array([token_id]))[0])

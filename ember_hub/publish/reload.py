@@ -25,8 +25,9 @@ from torch import Tensor
 from ember_hub.edits.apply import applied
 from ember_hub.edits.edit import Edit, Replaced
 from ember_hub.errors import NotVerified
+from ember_hub.patches.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ember_hub.progress import Progress, Quiet
-from ember_hub.publish.patch import ADAPTER_CONFIG, ADAPTER_WEIGHTS, embedding_edit
+from ember_hub.publish.patch import embedding_edit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,7 +72,7 @@ def write_expected(loaded: LoadedModel, edit: Edit, texts: Sequence[str], path: 
     if loaded.anatomy.embedding in edit.changes:
         tensors["patch_logits"] = probe(loaded, embedding_edit(loaded.anatomy, edit), inputs)
     about = {"dtype": str(loaded.dtype).removeprefix("torch."), "device": _placement(loaded.model, loaded.device),
-             "threads": str(torch.get_num_threads())}
+             "threads": str(torch.get_num_threads()), "loading": json.dumps(_loading(loaded))}
     save_file(tensors | {"input_ids": torch.tensor([token for ids in inputs for token in ids]),
                          "lengths": torch.tensor([len(ids) for ids in inputs])}, path, metadata=about)
 
@@ -127,6 +128,16 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path.resolve())
 
 
+def _loading(loaded: LoadedModel) -> dict[str, Any]:
+    """What `from_pretrained` is told besides, where the model does not lie whole on one device."""
+    spread, quantizer = loaded.spread, getattr(loaded.model, "hf_quantizer", None)
+    found: dict[str, Any] = {"quantization_config": quantizer.quantization_config.to_dict()} if quantizer else {}
+    if spread.device_map:
+        limits = {int(key) if key.isdigit() else key: size for key, size in spread.max_memory.items()}
+        found |= {"device_map": spread.device_map} | ({"max_memory": list(limits.items())} if limits else {})
+    return found | ({"offload_folder": str(spread.offload)} if spread.offload else {})
+
+
 def _placement(model: PreTrainedModel, device: torch.device) -> str:
     """What `device_map` puts a model where this one is."""
     return "auto" if len(set(getattr(model, "hf_device_map", {}).values())) > 1 else str(device)
@@ -172,13 +183,18 @@ def _on_base(patch: Path, base: str | None, scratch: Path) -> str:
 
 
 def _load(folder: str, about: dict[str, str], trust_remote_code: bool) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, about["dtype"]), device_map=about["device"],
-                                                trust_remote_code=trust_remote_code).eval()
+    more = {"device_map": about["device"], **json.loads(about["loading"])}
+    if "quantization_config" in more:
+        more["quantization_config"] = BitsAndBytesConfig.from_dict(more["quantization_config"])
+    if "max_memory" in more:
+        more["max_memory"] = dict(more["max_memory"])
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, about["dtype"]),
+                                                trust_remote_code=trust_remote_code, **more).eval()
 
 
 def _compare(expected: Tensor, found: Tensor) -> Reloaded:

@@ -75,13 +75,17 @@ def read_anatomy(model: PreTrainedModel) -> Anatomy:
     )
 
 
-def anatomy_of_config(folder: Path, trust_remote_code: bool = False) -> Anatomy:
+def anatomy_of_config(folder: Path, trust_remote_code: bool = False, *, may_be_quantized: bool = False) -> Anatomy:
     """The anatomy of a checkpoint folder, from its config alone: no weight is read."""
-    return read_anatomy(empty_model(folder, trust_remote_code))
+    return read_anatomy(empty_model(folder, trust_remote_code, may_be_quantized=may_be_quantized))
 
 
-def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedModel:
+def empty_model(folder: Path, trust_remote_code: bool = False, *, may_be_quantized: bool = False) -> PreTrainedModel:
     """The folder's model without weights (on the meta device).
+
+    Args:
+        may_be_quantized: take a quantized checkpoint for what it was before. That suits work on the embedding alone,
+            which quantizers leave as it is; whether this one did is for its reader to check.
 
     Raises:
         CorruptCheckpoint: config.json is missing or cannot be read.
@@ -92,8 +96,10 @@ def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedMode
 
     config = _read_config(folder, trust_remote_code)
     if getattr(config, "quantization_config", None) is not None:
-        raise UnsupportedModel(f"the weights in {folder} are quantized",
-                               hint="use the original checkpoint; a quantized one is best made from the edited model")
+        if not may_be_quantized:
+            raise UnsupportedModel(f"the weights in {folder} are quantized", hint="use the original checkpoint; a "
+                                   "quantized one is best made from the edited model")
+        del config.quantization_config
     if config.is_encoder_decoder:
         raise UnsupportedModel(f"{config.model_type} is an encoder-decoder", hint=_DECODERS_ONLY)
     try:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -72,11 +72,7 @@ class Checkpoint:
             ShapeMismatch: the checkpoint has no tensor of this name.
         """
         if name not in self.tensors:
-            near = get_close_matches(name, self.tensors, n=3, cutoff=0.4)
-            raise ShapeMismatch(
-                f"{self.folder} has no tensor {name!r}",
-                hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "look at its config and tensor names",
-            )
+            raise no_such_tensor(str(self.folder), name, self.tensors)
         return self.tensors[name]
 
     def read(self, name: str) -> Tensor:
@@ -86,7 +82,7 @@ class Checkpoint:
             ShapeMismatch: the checkpoint has no tensor of this name.
         """
         info = self.info(name)
-        return _as_tensor(info, read_ranges(info.file, [(info.start, info.stop)]), info.shape)
+        return as_tensor(info, read_ranges(info.file, [(info.start, info.stop)]), info.shape)
 
     def read_rows(self, name: str, ids: Tensor | np.ndarray | Sequence[int]) -> Tensor:
         """Rows (n, d) of a tensor (vocab, d), in the order of `ids` (n,); reads only these, neighbours together.
@@ -95,7 +91,7 @@ class Checkpoint:
             ShapeMismatch: no such tensor, it has no rows, or an id is out of range.
         """
         info, rows = self.info(name), self.read_row_bytes(name, ids)
-        return _as_tensor(info, rows, (len(rows), *info.shape[1:]))
+        return as_tensor(info, rows, (len(rows), *info.shape[1:]))
 
     def read_row_bytes(self, name: str, ids: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
         """The same rows as they lie in the file: uint8 (n, row_size), for those who do without torch.
@@ -119,9 +115,24 @@ class Checkpoint:
         return sha256(self.info(name))
 
 
+def no_such_tensor(place: str, name: str, names: Iterable[str]) -> ShapeMismatch:
+    """The error for a name that none of the tensors of a checkpoint has."""
+    near = get_close_matches(name, names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "look at its config and tensor names"
+    return ShapeMismatch(f"{place} has no tensor {name!r}", hint=hint)
+
+
 def as_ids(ids: Tensor | np.ndarray | Sequence[int]) -> np.ndarray:
     """Row ids as numpy knows them, wherever they come from."""
     return ids if isinstance(ids, np.ndarray) else np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+
+
+def as_tensor(info: TensorInfo, data: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """Bytes of a tensor, or of rows of it, as torch knows them."""
+    import torch
+
+    # Torch gives an array of nothing no stride, and then cannot see it as another type.
+    return torch.from_numpy(data.reshape(-1)).view(info.dtype).reshape(shape) if data.size else torch.empty(shape, dtype=info.dtype)
 
 
 def check_rows(info: TensorInfo, ids: np.ndarray) -> None:
@@ -153,21 +164,25 @@ def row_runs(ids: np.ndarray) -> list[tuple[int, int]]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> shard name, from a safetensors index.
+    """Tensor name -> shard name, from an index file; raises as `parse_weight_map` does."""
+    with open_for_reading(index) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST_INDEX:
+            raise CorruptCheckpoint(f"{index} has {size:,} bytes, which is no index", hint="download the index again")
+        return parse_weight_map(index, file.read())
+
+
+def parse_weight_map(index: Path, text: bytes) -> dict[str, str]:
+    """Tensor name -> shard name, from the content of a safetensors index.
 
     Raises:
         CorruptCheckpoint: not JSON, no weight map, or a shard that is not a plain file name.
     """
-    again = "download the index again"
-    with open_for_reading(index) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > _LARGEST_INDEX:
-            raise CorruptCheckpoint(f"{index} has {size:,} bytes, which is no index", hint=again)
-        text = file.read()
     refuse_lfs_pointer(index, text)
+    again = "download the index again"
     weight_map = json_object(index, text, "the index").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CorruptCheckpoint(f"the index {index} maps no tensor to a shard", hint=again)
+        raise CorruptCheckpoint(f"{index} is not a safetensors index: it maps no tensor to a shard", hint=again)
     for shard in weight_map.values():
         if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
             raise CorruptCheckpoint(f"{index} names a shard outside its folder: {str(shard)[:200]!r}", hint=again)
@@ -216,13 +231,6 @@ def _no_checkpoint(folder: Path) -> ModelNotFound | UnsupportedModel:
     return ModelNotFound(
         f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}", hint="give the folder that holds the weights"
     )
-
-
-def _as_tensor(info: TensorInfo, data: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    import torch
-
-    # Torch gives an array of nothing no stride, and then cannot see it as another type.
-    return torch.from_numpy(data.reshape(-1)).view(info.dtype).reshape(shape) if data.size else torch.empty(shape, dtype=info.dtype)
 
 
 def _is_there(path: Path) -> bool:

@@ -13,9 +13,11 @@ from ember_hub.progress import Progress, Quiet
 from ember_hub.source.anatomy import Anatomy, empty_model, first_line, read_anatomy
 from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.memory import available_memory, model_bytes, parameter_count
+from ember_hub.source.spread import WHOLE, Layout, Spread, layout, quantization_config, stored
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TINY = 20_000_000
@@ -36,35 +38,45 @@ class LoadedModel:
     """Where token ids go, that is, where the embedding is."""
     reads_trees: bool = True
     """Whether it takes an attention mask with a row for each token; see `evaluation.token_tree.tried`."""
+    spread: Spread = WHOLE
+
+    def parameter(self, name: str) -> Tensor:
+        """The values of a parameter, also where they are kept away from the device that computes."""
+        return stored(self.model, name).detach()
 
 
 def load(folder: Path, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False,
-         progress: Progress | None = None) -> LoadedModel:
+         progress: Progress | None = None, spread: Spread = WHOLE) -> LoadedModel:
     """Load model and tokenizer from a checkpoint folder.
 
     Args:
         device: "auto" is the GPU when there is one, several GPUs when one is too small, else the CPU.
         dtype: "auto" is bfloat16, and float32 for a tiny model.
+        spread: for a model larger than one device; `device` is not read where it names a device map.
 
     Raises:
         UnsupportedModel: no causal decoder, quantized, or in need of its own code.
         CorruptCheckpoint: weights are missing, truncated or not numbers.
-        SourceError: no usable tokenizer, or not enough memory.
+        SourceError, NotEnoughMemory: no usable tokenizer, or not enough memory.
     """
     with transformers_reports_to(progress or Quiet()):
         Checkpoint.open(folder)
         plan = empty_model(folder, trust_remote_code)
         # Read before the weights are: what cannot be edited is refused without loading it.
-        read_anatomy(plan)
+        anatomy = read_anatomy(plan)
         tokenizer = load_tokenizer(folder, trust_remote_code)
         kind = resolve_dtype(dtype, plan)
-        place = placement(device, model_bytes(plan, kind))
-        model = _load_weights(folder, kind, place, trust_remote_code)
+        place: str | Layout = (layout(plan, kind, anatomy.embedding, spread) if spread.device_map
+                               else placement(device, model_bytes(plan, kind)))
+        more = {"quantization_config": quantization_config(plan, kind, spread)} if spread.quantization else {}
+        if spread.offload:
+            more["offload_folder"] = str(spread.offload)
+        model = _load_weights(folder, kind, place, trust_remote_code, more)
     model.eval().requires_grad_(False)
     anatomy = read_anatomy(model)
     _require_numbers(model, folder)
     untie(model)
-    return LoadedModel(model, tokenizer, anatomy, kind, model.get_input_embeddings().weight.device)
+    return LoadedModel(model, tokenizer, anatomy, kind, model.get_input_embeddings().weight.device, spread=spread)
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -204,7 +216,8 @@ def placement(device: str, needed: int) -> str:
     return device
 
 
-def _load_weights(folder: Path, dtype: torch.dtype, placement: str, trust_remote_code: bool) -> PreTrainedModel:
+def _load_weights(folder: Path, dtype: torch.dtype, placement: str | Layout, trust_remote_code: bool,
+                  more: dict[str, Any]) -> PreTrainedModel:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -212,7 +225,7 @@ def _load_weights(folder: Path, dtype: torch.dtype, placement: str, trust_remote
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, device_map=placement, trust_remote_code=trust_remote_code,
-            local_files_only=True, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True)
+            local_files_only=True, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **more)
     except torch.OutOfMemoryError as error:
         raise SourceError(f"the model does not fit on {placement}: {first_line(error)}",
                           hint="use --device cpu, or a GPU with more free memory") from error
@@ -220,7 +233,7 @@ def _load_weights(folder: Path, dtype: torch.dtype, placement: str, trust_remote
         raise CorruptCheckpoint(f"the weights in {folder} cannot be loaded: {first_line(error)}",
                                 hint=_BROKEN) from error
     _require_complete(report, folder)
-    if any(parameter.is_meta for parameter in model.parameters()):
+    if isinstance(placement, str) and any(parameter.is_meta for parameter in model.parameters()):
         raise SourceError(f"the model does not fit into the memory of {placement}",
                           hint="use --device cpu, or more GPUs")
     return model
@@ -242,6 +255,8 @@ def _require_numbers(model: PreTrainedModel, folder: Path) -> None:
     import torch
 
     for name, parameter in model.named_parameters():
+        if parameter.is_meta or not parameter.is_floating_point():
+            continue
         # One pass without a temporary: NaN and infinity both survive into an extreme.
         low, high = torch.aminmax(parameter) if parameter.numel() else (parameter.sum(), parameter.sum())
         if not (torch.isfinite(low) and torch.isfinite(high)):

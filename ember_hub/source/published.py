@@ -10,8 +10,9 @@ from typing import Literal
 
 from ember_hub.errors import CorruptCheckpoint, ModelNotFound
 from ember_hub.progress import Progress
+from ember_hub.source.hub import hub_errors
 from ember_hub.source.ref import ModelRef
-from ember_hub.source.resolve import hub_errors, resolve
+from ember_hub.source.resolve import resolve
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")
 

@@ -9,17 +9,19 @@ import hashlib
 import re
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ember_hub.errors import DiskError, GatedModel, ModelNotFound, SourceError, UnsupportedModel
+from ember_hub.errors import CorruptCheckpoint, DiskError, ModelNotFound, UnsupportedModel
 from ember_hub.progress import Progress, Quiet
 from ember_hub.source.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
 from ember_hub.source.gguf import convert_gguf
+from ember_hub.source.hub import hub_errors
 from ember_hub.source.ref import Kind, ModelRef, is_repo_id
+from ember_hub.source.remote import RemoteCheckpoint
+from ember_hub.source.weights import Weights
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -28,7 +30,7 @@ _LICENCE_FILE = re.compile(r"(?:.*[_-])?(?:licen[cs]e|notice|use_policy|copying)
 _COMPANION = re.compile(r".*\.(?:json|jinja|txt|model|py)|README\.md", re.IGNORECASE)
 _OTHER_FORMATS = re.compile(r"pytorch_model.*|tf_model.*|flax_model.*|.*\.index\.json|adapter_.*", re.IGNORECASE)
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-_LOG_IN = "accept the licence at {page}, then run `hf auth login` with a token of the same account"
+_WEIGHTS = ".safetensors"
 _MIB = 1 << 20
 
 
@@ -55,13 +57,28 @@ class Base:
     licence: Licence
     gated: bool
     source_kind: Kind
+    has_weights: bool = True
+    """Whether the folder holds the weights; without, they are read from the Hub by range."""
+
+    def weights(self, progress: Progress | None = None) -> Weights:
+        """The base's tensors, wherever they are.
+
+        Raises:
+            CorruptCheckpoint, NoRangedReads, SourceError: as `Checkpoint.open` and `RemoteCheckpoint.open` do.
+        """
+        if self.has_weights or self.repo_id is None or self.commit is None:
+            return Checkpoint.open(self.folder)
+        return RemoteCheckpoint.open(self.repo_id, self.commit, progress)
 
 
-def resolve(ref: ModelRef, progress: Progress | None = None, base_id: str | None = None) -> Base:
+def resolve(ref: ModelRef, progress: Progress | None = None, base_id: str | None = None, *,
+            with_weights: bool = True) -> Base:
     """Make the model a local checkpoint folder: download it, convert it, or check that it is one.
 
     Args:
         base_id: the repository that a folder or GGUF file is a copy of.
+        with_weights: False leaves the weights of a repository on the Hub, unless they were downloaded before; config,
+            tokenizer, card and licence come all the same. Folders and GGUF files have theirs anyhow.
 
     Raises:
         ModelNotFound, GatedModel, UnsupportedModel, CorruptCheckpoint: as their names say.
@@ -72,7 +89,7 @@ def resolve(ref: ModelRef, progress: Progress | None = None, base_id: str | None
     if base_id is not None and not is_repo_id(base_id):
         raise ModelNotFound(f"{base_id!r} is not the id of a repository", hint="write it as org/name")
     if ref.kind == "hub":
-        return _resolve_hub(ref, progress)
+        return _resolve_hub(ref, progress, with_weights)
     if ref.kind == "gguf":
         folder, commit = convert_gguf(Path(ref.location), progress)
     else:
@@ -127,7 +144,7 @@ def _says_gated(folder: Path) -> bool:
     return any(key.startswith("extra_gated_") for key in _card(folder))
 
 
-def _resolve_hub(ref: ModelRef, progress: Progress) -> Base:
+def _resolve_hub(ref: ModelRef, progress: Progress, with_weights: bool) -> Base:
     from huggingface_hub import model_info, resolve_revision, snapshot_download
     from huggingface_hub.constants import is_offline_mode
 
@@ -139,12 +156,32 @@ def _resolve_hub(ref: ModelRef, progress: Progress) -> Base:
             folder = Path(snapshot_download(ref.location, revision=commit, local_files_only=True,
                                             allow_patterns=["config.json"]))
             gated = _says_gated(folder)
+            has_weights = with_weights or _is_complete(folder)
         else:
             info = model_info(ref.location, revision=commit, files_metadata=True)
             gated = info.gated in ("auto", "manual")
-            folder = _download(ref, commit, _wanted(ref, info), progress)
-    fingerprint(folder)
-    return Base(ref.name, ref.location, commit, folder, read_licence(folder), gated, "hub")
+            files = _wanted(ref, info)
+            has_weights = with_weights or not _missing(ref, commit, {n for n in files if n.endswith(_WEIGHTS)})
+            folder = _download(ref, commit, {n: size for n, size in files.items()
+                                             if has_weights or not n.endswith(_WEIGHTS)}, progress)
+    if has_weights:
+        fingerprint(folder)
+    return Base(ref.name, ref.location, commit, folder, read_licence(folder), gated, "hub", has_weights)
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        Checkpoint.open(folder)
+    except (ModelNotFound, CorruptCheckpoint):
+        return False
+    return True
+
+
+def _missing(ref: ModelRef, commit: str, names: Iterable[str]) -> set[str]:
+    """Those of the files that the client's cache does not hold."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return {name for name in names if not isinstance(try_to_load_from_cache(ref.location, name, revision=commit), str)}
 
 
 def _wanted(ref: ModelRef, info: ModelInfo) -> dict[str, int]:
@@ -181,10 +218,9 @@ def _refuse_other_formats(ref: ModelRef, names: set[str]) -> None:
 
 
 def _download(ref: ModelRef, commit: str, files: dict[str, int], progress: Progress) -> Path:
-    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub import snapshot_download
 
-    missing = sum(size for name, size in files.items()
-                  if not isinstance(try_to_load_from_cache(ref.location, name, revision=commit), str))
+    missing = sum(files[name] for name in _missing(ref, commit, files))
     _require_room(missing)
     with progress.steps(f"downloading {ref.name} (MiB)", missing // _MIB) as done:
         return Path(snapshot_download(ref.location, revision=commit, allow_patterns=sorted(files),
@@ -222,56 +258,3 @@ def _bar_class(done: Any) -> type:
                         done(self.bytes // _MIB - before)
 
     return Bar
-
-
-@contextmanager
-def hub_errors(ref: ModelRef) -> Iterator[None]:
-    """Inside, what goes wrong with the Hub is raised as our errors."""
-    import httpx2
-    from huggingface_hub import errors
-
-    page = _page(ref)
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise GatedModel(f"{ref.location} is gated", hint=_LOG_IN.format(page=page)) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelNotFound(f"{ref.location} has no revision {ref.revision!r}", hint=f"see {page}/commits") from error
-    except errors.RepositoryNotFoundError as error:
-        raise ModelNotFound(f"there is no repository {ref.location} on the Hub, or it is private",
-                            hint="check the spelling; for a private one run `hf auth login`") from error
-    except errors.HfHubHTTPError as error:
-        raise _http_error(ref, error) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, httpx2.HTTPError,
-            errors.RevisionResolutionError, errors.XetDownloadError, TimeoutError) as error:
-        raise _unreachable(ref, error) from error
-    except OSError as error:
-        raise DiskError(f"{ref.location} cannot be kept: {error}",
-                        hint="make room and check the permissions of the Hub's cache (HF_HOME)") from error
-
-
-def _http_error(ref: ModelRef, error: Any) -> SourceError:
-    status = error.response.status_code if error.response is not None else 0
-    if status == 401:
-        return SourceError("the Hub does not accept the token", hint="run `hf auth login`, or unset HF_TOKEN")
-    if status == 403:
-        return GatedModel(f"the Hub refuses access to {ref.location}",
-                          hint=_LOG_IN.format(page=_page(ref)))
-    return _unreachable(ref, error)
-
-
-def _page(ref: ModelRef) -> str:
-    from huggingface_hub.constants import ENDPOINT
-
-    return f"{ENDPOINT}/{ref.location}"
-
-
-def _unreachable(ref: ModelRef, error: Exception) -> SourceError:
-    from huggingface_hub.constants import ENDPOINT, is_offline_mode
-
-    if is_offline_mode():
-        return SourceError(f"{ref.location} is not in the cache, and the Hub is switched off",
-                           hint="unset HF_HUB_OFFLINE, or download the model before going offline")
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return SourceError(f"{ref.location} cannot be fetched: {reason}",
-                       hint=f"check the connection to {ENDPOINT}; what was downloaded is kept for the next try")

@@ -117,10 +117,7 @@ class SafetensorsFile:
         with open_for_reading(path) as file:
             size = os.fstat(file.fileno()).st_size
             refuse_lfs_pointer(path, os.pread(file.fileno(), len(_LFS_POINTER), 0))
-            length = int.from_bytes(os.pread(file.fileno(), 8, 0), "little")
-            if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-                found = f"{path} announces a header of {length:,} bytes; the file has {size:,} bytes"
-                raise CorruptCheckpoint(found, hint=_AGAIN)
+            length = header_length(path, size, os.pread(file.fileno(), 8, 0))
             return cls.from_header(path, size, os.pread(file.fileno(), length, 8))
 
     @classmethod
@@ -171,6 +168,19 @@ class SafetensorsFile:
         # Data that keeps its place within a page is copied twice as fast, or shared by file systems that can.
         header += b" " * ((len(self.header) - len(header)) % _PAGE)
         return len(header).to_bytes(8, "little") + header
+
+
+def header_length(path: Path, size: int, prefix: bytes) -> int:
+    """Bytes of the JSON header that a file's first 8 bytes announce, checked before anything of that size is read.
+
+    Raises:
+        CorruptCheckpoint: the file is too short for it, or no header is that long.
+    """
+    length = int.from_bytes(prefix, "little")
+    if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+        found = f"{path} announces a header of {length:,} bytes; the file has {size:,} bytes"
+        raise CorruptCheckpoint(found, hint=_AGAIN)
+    return length
 
 
 def refuse_lfs_pointer(path: Path, head: bytes) -> None:

@@ -48,7 +48,7 @@ def find_difference(audit: Audit) -> None:
     def work() -> None:
         found = difference(audit.base.folder, audit.published.folder, audit.loaded.anatomy, audit.progress)
         audit.keep_edit(DIFFERENCE, found)
-        parameters = {name: audit.loaded.model.get_parameter(name) for name in found.changes}
+        parameters = {name: audit.loaded.parameter(name) for name in found.changes}
         audit.keep_edit(RANDOM_EDIT, random_like(found, parameters, audit.settings.seed))
 
     audit.run.stage("difference", (), (DIFFERENCE, RANDOM_EDIT), work)

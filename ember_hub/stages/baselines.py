@@ -36,7 +36,7 @@ def fit_controls(shop: Workshop) -> None:
     count = len(shop.settings.methods)
 
     def work() -> None:
-        embedding = {name: shop.loaded.model.get_parameter(name) for name in ember.changes}
+        embedding = {name: shop.loaded.parameter(name) for name in ember.changes}
         shop.keep_edit(RANDOM_EDIT, random_rows(ember, embedding, shop.settings.seed))
         for prefix, first in (("control-only-", Edit.none()), ("control-random-", shop.edit(RANDOM_EDIT))):
             so_far = first

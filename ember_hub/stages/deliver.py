@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ember_hub.errors import GateFailed, HashMismatch
-from ember_hub.evaluation.evidence import EDITED
+from ember_hub.errors import GateFailed, HashMismatch, PushRejected
 from ember_hub.progress import Progress
 from ember_hub.publish import card
-from ember_hub.publish.export import export_model
-from ember_hub.publish.patch import make_patch
-from ember_hub.publish.push import Form, Pushed, Target, preflight, push
-from ember_hub.publish.reload import ReloadProof, reload_check, write_expected
+from ember_hub.publish.push import Form, Pushed, PushOptions, Source, Target, label, preflight, push
 from ember_hub.run import Run, file_sha256, read_report
-from ember_hub.stages.workshop import Workshop
+
+if TYPE_CHECKING:
+    from ember_hub.publish.reload import ReloadProof
+    from ember_hub.settings import PublishSettings
+    from ember_hub.stages.workshop import Workshop
 
 FIGURE = "reports/figures/relearning.png"
 FILES = "reports/files.json"
@@ -40,6 +42,12 @@ def write_out(shop: Workshop) -> None:
 
 
 def _write_out(shop: Workshop) -> None:
+    # A push or a card needs none of these, nor the seconds that torch takes to come up.
+    from ember_hub.evaluation.evidence import EDITED
+    from ember_hub.publish.export import export_model
+    from ember_hub.publish.patch import make_patch
+    from ember_hub.publish.reload import reload_check, write_expected
+
     edit, anatomy, run = shop.edit_of(EDITED), shop.loaded.anatomy, shop.run
     folders: dict[Form, Path] = {form: run.path(f"out/{form}") for form in forms(shop)}
     about: dict[str, Any] = {"model": None, "patch": None}
@@ -48,7 +56,7 @@ def _write_out(shop: Workshop) -> None:
         about["model"] = {"identical": len(proof.identical), "changed": list(proof.changed), "added": list(proof.added),
                           "shared_files": list(proof.shared_files)}
     if "patch" in folders:
-        make_patch(shop.base, anatomy, edit, folders["patch"], left_out=shop.settings.methods)
+        make_patch(shop.base, anatomy, edit, folders["patch"], left_out=shop.settings.methods, unrounded=shop.ember_edit())
         about["patch"] = {"carries": "the embedding edit only" if shop.settings.methods else "everything"}
     with run.writing("reports/probe.safetensors") as expected:
         write_expected(shop.loaded, edit, [*shop.pack.sentences[:4], *shop.pack.neutral_part("test")[:4]], expected)
@@ -99,7 +107,7 @@ def push_out(shop: Workshop, targets: Mapping[Form, Target]) -> list[Pushed]:
     return list(_push(shop.run, written, shop.progress))
 
 
-def push_run(folder: Path, repo: str | None, form: str, *, private: bool, anyway: bool, progress: Progress) -> list[Pushed]:
+def push_run(folder: Path, repo: str | None, form: str, options: PushOptions, *, anyway: bool, progress: Progress) -> list[Pushed]:
     """Push a finished run.
 
     Raises:
@@ -114,16 +122,26 @@ def push_run(folder: Path, repo: str | None, form: str, *, private: bool, anyway
                          hint="push it all the same with --push-anyway; the card then says so first")
     there = {f for f in FORMS[form] if (folder / "out" / f).is_dir()}
     base = report["model"]["repo_id"] or report["model"]["name"]
-    found = targets(repo, form, base, report["concept"]["name"], private)
     with Run.open(folder, {}) as run:
-        return list(_push(run, {f: target for f, target in found.items() if f in there}, progress))
+        found = targets({f: _repo(repo, form, f) for f in FORMS[form] if f in there}, base, report["concept"]["name"], options)
+        return list(_push(run, found, progress))
 
 
-def targets(repo: str | None, form: str, base: str, concept: str, private: bool) -> dict[Form, Target]:
-    """Where each form goes, checked on the Hub; when both are pushed, the patch's repository ends in `-patch`."""
-    both = len(FORMS[form]) > 1
-    return {f: preflight(f"{repo}-patch" if repo and both and f == "patch" else repo, base, concept, f, private)
-            for f in FORMS[form]}
+def planned_targets(publish: PublishSettings, base: str, concept: str) -> dict[Form, Target]:
+    """Where each form of a run that has not begun will go, checked on the Hub."""
+    repos = {form: _repo(publish.repo, publish.form, form) for form in FORMS[publish.form]}
+    options = PushOptions(publish.private, publish.create_pr, publish.tags, publish.collection, publish.yes)
+    return targets(repos, base, concept, options)
+
+
+def targets(repos: Mapping[Form, str | None], base: str, concept: str, options: PushOptions) -> dict[Form, Target]:
+    """Where each form goes, checked on the Hub; None is the default name."""
+    return {form: preflight(repo, base, concept, form, options) for form, repo in repos.items()}
+
+
+def _repo(repo: str | None, forms: str, form: Form) -> str | None:
+    """When both forms are pushed, the patch's repository ends in `-patch`."""
+    return f"{repo}-patch" if repo and len(FORMS[forms]) > 1 and form == "patch" else repo
 
 
 def _push(run: Run, targets: Mapping[Form, Target], progress: Progress) -> Iterator[Pushed]:
@@ -131,11 +149,32 @@ def _push(run: Run, targets: Mapping[Form, Target], progress: Progress) -> Itera
     done = run.read_json("pushed.json") if (run.folder / "pushed.json").is_file() else {}
     for form, target in targets.items():
         _write_card(run, report, form, target.repo)
-        pushed = push(run.folder / "out" / form, target, f"Erase {report['concept']['title']} with ember-hub", progress)
-        _require_same(run.folder / "out" / form, pushed)
-        done[form] = pushed.to_json()
-        run.write_json("pushed.json", done)
+        with _kept(run, target):
+            pushed = push(run.folder / "out" / form, target, f"Erase {report['concept']['title']} with ember-hub",
+                          source=_source(report["model"]), progress=progress)
+            _require_same(run.folder / "out" / form, pushed)
+            done[form] = pushed.to_json()
+            run.write_json("pushed.json", done)
+            label(pushed, target)
         yield pushed
+
+
+def _source(model: Mapping[str, Any]) -> Source | None:
+    """Where the Hub finds the base; a copy on disk may be of any commit."""
+    if not model["repo_id"]:
+        return None
+    return Source(model["repo_id"], model["commit"] if model["source_kind"] == "hub" else None)
+
+
+@contextmanager
+def _kept(run: Run, target: Target) -> Iterator[None]:
+    """Inside, a push that fails says how it goes on: nothing of the run is lost."""
+    try:
+        yield
+    except PushRejected as error:
+        form = "full" if target.form == "model" else target.form
+        again = f"ember-hub push {shlex.quote(str(run.folder))} --as {form} --repo {target.repo}"
+        raise PushRejected(error.message, hint=f"{error.hint}; the run is kept: `{again}`") from error
 
 
 def _require_same(folder: Path, pushed: Pushed) -> None:

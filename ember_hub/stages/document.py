@@ -32,11 +32,13 @@ def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str,
     """The whole report; its schema is the contract that card, table and other programs read."""
     attacks = _attacks(shop, found)
     headline = next((row for row in attacks if row["is_worst"]), None)
+    is_measured = shop.settings.is_measured
     report: dict[str, Any] = {
         "schema": SCHEMA, "version": __version__, "kind": shop.kind, "command": command(shop), "seed": shop.settings.seed,
         "model": _model(shop), "audited": shop.audited(), "concept": _concept(shop), "methods": _methods(shop),
         "ember": read_ember(shop), "tokens": edited_tokens(shop),
-        "format": found.syllabus.format, "known": {part: _known(shop, part) for part in PARTS},
+        "format": found.syllabus.format if is_measured else None,
+        "known": {part: _known(shop, part) for part in PARTS} if is_measured else None,
         "battery": shop.settings.verify.battery, "evaluations": _evaluations(shop, found),
         "scores": [*(score.to_json() for score in scores(found)), *bench_scores(shop)],
         **{key: _rounded(value) for key, value in reports.verdict(found).to_json().items()},
@@ -44,7 +46,8 @@ def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str,
         "recovered": headline and headline["recovered"], "recovered_interval": headline and headline["recovered_interval"],
         "worst_attack": headline and {"name": headline["name"], "title": headline["title"]},
         "regained": reports.regained(found), "curves": reports.curves(found), "layers": reports.layers(found),
-        "warnings": reports.warnings(found), "seconds": _seconds(shop), "environment": _environment(), "out": files,
+        "warnings": [*_rounding(shop), *shop.remarks(), *reports.warnings(found)], "seconds": _seconds(shop),
+        "environment": _environment(), "out": files,
     }
     return report | {"gates": gate_rows(shop.settings.gates, report, found)}
 
@@ -56,6 +59,12 @@ def _seconds(shop: Workshop) -> dict[str, float]:
     sums = {kind: round(sum(s for k, s in measured if k == kind), 2) for kind in dict.fromkeys(kind for kind, _ in measured)}
     # What is left of another battery in the same folder is not this report's.
     return {name: s for name, s in taken.items() if not name.startswith(("state-", "attack-"))} | sums
+
+
+def _rounding(shop: Workshop) -> list[str]:
+    bits = shop.settings.loading.quantization
+    return [f"everything was measured with the weights that are not edited held in {bits.removesuffix('bit')} bits; the published "
+            "ones are not rounded, and may answer a little differently"] if bits else []
 
 
 def _environment() -> dict[str, str]:
@@ -116,9 +125,10 @@ def command(shop: Workshop) -> str:
 def _changed(settings: Settings) -> Iterator[str]:
     """Every other setting that is not as it usually is."""
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    for section in ("ember", "features", "search", "verify"):
+    for section in ("ember", "features", "search", "verify", "loading"):
         own, usual = getattr(settings, section).model_dump(mode="json"), defaults[section].model_dump(mode="json")
-        for key in (k for k, value in own.items() if value != usual[k] and k not in ("enabled", "battery", "bench_include")):
+        left_out = ("enabled", "battery", "bench_include", "offload")
+        for key in (k for k, value in own.items() if value != usual[k] and k not in left_out):
             yield from ("--set", f"{section}.{key}={json.dumps(own[key])}")
     for name, fixed in settings.plugins.items():
         for key, value in fixed.items():
@@ -150,8 +160,9 @@ def _methods(shop: Workshop) -> list[dict[str, Any]]:
     rows = []
     if shop.settings.ember.enabled:
         chosen = {"strength": shop.run.read_json(TUNING)["strength"], "rank": shop.run.read_json(SELECTION)["rank"]}
+        idle = "untuned_strength" if shop.settings.is_measured else "strengths"
         rows.append({"name": "ember", "title": "EMBER (embedding erasure)", "reference": "arXiv 2606.03695",
-                     "settings": shop.settings.ember.model_dump(mode="json", exclude={"enabled"}) | chosen})
+                     "settings": shop.settings.ember.model_dump(mode="json", exclude={"enabled", idle}) | chosen})
     for index, name in enumerate(shop.settings.methods):
         kind = shop.methods[name]
         settings = shop.run.read_json(f"reports/tuning-{index + 1}-{name}.json")["settings"]

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
-from ember_hub.concepts import labels, registry
-from ember_hub.concepts.labels import LabelSettings, TokenLabels
 from ember_hub.edits.controls import moved_share
 from ember_hub.edits.edit import Edit, LowRankRows
-from ember_hub.features import factorization
-from ember_hub.features.coverage import coverage
-from ember_hub.features.factorization import FactorizationSettings
-from ember_hub.features.selection import ConceptRows, SelectionSettings, choose
-from ember_hub.features.variants import adopt
-from ember_hub.source.anatomy import anatomy_of_config
-from ember_hub.source.checkpoint import Checkpoint
-from ember_hub.source.load import load_tokenizer
-from ember_hub.source.naming import tensor_name
+from ember_hub.features.selection import ConceptRows
 from ember_hub.stages.baselines import search
+from ember_hub.stages.rows import look
 from ember_hub.stages.workshop import EMBER_EDIT, Workshop
 
 LABELS = "concept/labels.safetensors"
@@ -32,7 +24,7 @@ def find_rows(shop: Workshop) -> None:
     """Label the vocabulary, factorize the concept's part of the embedding, and select what means the concept."""
     if not shop.settings.ember.enabled:
         return
-    shop.run.stage("features", (), (LABELS, FACTORS, ROWS, SELECTION), lambda: _find_rows(shop))
+    shop.run.stage("features", (), (*chain.from_iterable(_parts(shop)), ROWS, SELECTION), lambda: _find_rows(shop))
     about = shop.run.read_json(SELECTION)
     shop.say("features", f"{len(about['features'])} features of {shop.settings.ember.seeds} seeds · "
                          f"{about['coverage']['verdict']} · {shop.run.folder / SELECTION}")
@@ -63,56 +55,52 @@ def read_ember(shop: Workshop) -> dict[str, Any] | None:
             "tokens": sorted(tokens, key=lambda t: -t["moved"])}
 
 
-def _find_rows(shop: Workshop) -> None:
-    ember, wanted = shop.settings.ember, shop.settings.features
-    checkpoint = Checkpoint.open(shop.base.folder)
-    anatomy = anatomy_of_config(shop.base.folder, shop.settings.trust_remote_code)
-    embedding = tensor_name(checkpoint, anatomy.embedding)
-    tokenizer = load_tokenizer(shop.base.folder, shop.settings.trust_remote_code)
-    others = [pack for pack in registry.built_in() if pack.name != shop.pack.name]
-    found = labels.build(shop.pack, tokenizer, others, LabelSettings(min_purity=wanted.min_purity))
-    rows = checkpoint.read_rows(embedding, found.token_ids)
-    how = FactorizationSettings(ember.rank, ember.sparsity, tuple(range(shop.settings.seed, shop.settings.seed + ember.seeds)),
-                                method=ember.variant)
-    begun: set[int] = set()
-
-    def on_round(seed: int, _: int, __: float) -> None:
-        if seed not in begun:
-            # A new seed begins where the one before has ended.
-            advance(1 if begun else 0)
-            begun.add(seed)
-
-    with shop.progress.steps("factorizing", ember.seeds) as advance:
-        factors = factorization.fit(rows, found, how, on_round)
-    chosen = choose(factors, found, rows, tokenizer, SelectionSettings(wanted.min_share, wanted.min_score, wanted.most))
-    chosen = adopt(chosen, checkpoint.read(embedding), found, factors, tokenizer)
-    for name, value in ((LABELS, found), (FACTORS, factors), (ROWS, chosen)):
-        with shop.run.writing(name) as partial:
-            value.save(partial)
-    shop.run.write_json(SELECTION, _evidence(shop, chosen, found, tokenizer)
-                        | {"rank": factors.F.shape[-1]})
+def record_strength(shop: Workshop, edit: Edit, strength: float, tried: list[dict[str, Any]]) -> None:
+    """Write which strength was taken, which were tried, and how far each row moves at it."""
+    moved = []
+    for change in edit.changes.values():
+        assert isinstance(change, LowRankRows), "the embedding edit is of no other kind"
+        shares = moved_share(change, shop.embedding_rows(change.token_ids)).tolist()
+        moved = [{"id": i, "moved": round(share, 4)} for i, share in zip(change.token_ids.tolist(), shares, strict=True)]
+    shop.run.write_json(TUNING, {"strength": strength, "rows": edit.rows(), "tried": tried, "moved": moved})
 
 
-def _evidence(shop: Workshop, chosen: ConceptRows, found: TokenLabels, tokenizer: Any) -> dict[str, Any]:
-    evidence = chosen.evidence
+def _evidence(chosen: ConceptRows) -> dict[str, Any]:
+    """What spoke for and against the features and tokens, ready for JSON."""
+    found = chosen.evidence
     return {
-        "coverage": asdict(coverage(shop.pack, chosen.token_ids, found, tokenizer)),
-        "features": [asdict(f) for f in evidence.features if f.kept],
-        "features_rejected": [asdict(f) for f in evidence.features if not f.kept],
-        "tokens": [asdict(t) for t in evidence.tokens if t.accepted],
-        "tokens_rejected": [asdict(t) for t in evidence.tokens if not t.accepted],
+        "features": [asdict(f) for f in found.features if f.kept],
+        "features_rejected": [asdict(f) for f in found.features if not f.kept],
+        "tokens": [asdict(t) for t in found.tokens if t.accepted],
+        "tokens_rejected": [asdict(t) for t in found.tokens if not t.accepted],
     }
 
 
+def _find_rows(shop: Workshop) -> None:
+    found = look(shop.vocabulary, shop.pack, shop.settings, shop.progress)
+    for names, part in zip(_parts(shop), found.concepts, strict=True):
+        for name, value in zip(names, (part.labels, part.factors), strict=True):
+            with shop.run.writing(name) as partial:
+                value.save(partial)
+    with shop.run.writing(ROWS) as partial:
+        found.rows.save(partial)
+    shop.run.write_json(SELECTION, _evidence(found.rows) | {"coverage": asdict(found.coverage),
+                                                            "rank": found.concepts[0].factors.F.shape[-1]})
+
+
+def _parts(shop: Workshop) -> list[tuple[str, str]]:
+    """Where labels and factorization of each concept of the run lie."""
+    if not shop.pack.parts:
+        return [(LABELS, FACTORS)]
+    return [(f"concept/{part.name}/labels.safetensors", f"features/{part.name}/factorization.safetensors")
+            for part in shop.pack.parts]
+
+
 def _choose_strength(shop: Workshop) -> None:
-    rows = ConceptRows.load(shop.run.folder / ROWS)
-    ember, name = shop.settings.ember, shop.loaded.anatomy.embedding
+    rows, ember = ConceptRows.load(shop.run.folder / ROWS), shop.settings.ember
     change = LowRankRows(rows.token_ids, rows.G, rows.F, clip=ember.clip)
-    edit = Edit({name: change}, {"ember": ember.variant, "features": rows.F.shape[1]})
+    edit = Edit({shop.anatomy.embedding: change}, {"ember": ember.variant, "features": rows.F.shape[1]})
     strength, tried = search(shop).strength(edit, ember.strengths)
     edit = edit.scaled(strength) if strength else Edit.none()
     shop.keep_edit(EMBER_EDIT, edit)
-    shares = moved_share(edit.changes[name], shop.loaded.model.get_parameter(name)[rows.token_ids].cpu()) if strength else []
-    shop.run.write_json(TUNING, {
-        "strength": strength, "rows": edit.rows(), "tried": [c.to_json() for c in tried],
-        "moved": [{"id": int(i), "moved": round(float(m), 4)} for i, m in zip(rows.token_ids, shares, strict=False)]})
+    record_strength(shop, edit, strength, [c.to_json() for c in tried])

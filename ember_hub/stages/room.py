@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from typing import TYPE_CHECKING
 
 from ember_hub.errors import DiskError, NotEnoughMemory
 from ember_hub.evaluation.attacks.relearning import Training
-from ember_hub.source.anatomy import empty_model
+from ember_hub.source.anatomy import empty_model, read_anatomy
 from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.load import placement, resolve_dtype
 from ember_hub.source.memory import available_memory, model_bytes
+from ember_hub.source.spread import require_fit
 from ember_hub.stages.workshop import Workshop
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 BESIDES = 300_000_000
 """Disk for edits, reports and figures, and memory for activations, in bytes."""
@@ -19,6 +25,8 @@ BESIDES = 300_000_000
 def require_room(shop: Workshop) -> None:
     """Compare what the run needs with what there is, unless it is finished.
 
+    Where rows alone are read, their cache asks for its own room, and no model needs memory.
+
     Raises:
         DiskError: the output folder's disk is too full.
         NotEnoughMemory: the base and its copy under attack do not fit.
@@ -26,13 +34,15 @@ def require_room(shop: Workshop) -> None:
     if shop.run.is_done("out"):
         return
     _require_disk(shop)
-    _require_memory(shop)
+    if shop.settings.is_measured:
+        _require_memory(shop)
 
 
 def _require_disk(shop: Workshop) -> None:
-    size = sum(info.size for info in Checkpoint.open(shop.base.folder).tensors.values())
-    # A tied base may gain a head; the embedding is never more than the checkpoint.
-    needed = (2 * size if shop.settings.publish.form != "patch" else 0) + BESIDES
+    needed = BESIDES
+    if shop.settings.publish.form != "patch":
+        # A tied base may gain a head; the embedding is never more than the checkpoint.
+        needed += 2 * sum(info.size for info in Checkpoint.open(shop.base.folder).tensors.values())
     free = shutil.disk_usage(shop.run.folder).free
     if needed > free:
         raise DiskError(f"the run may write {needed / 1e9:.1f} GB, {shop.run.folder} has {free / 1e9:.1f} GB free",
@@ -43,6 +53,9 @@ def _require_memory(shop: Workshop) -> None:
     settings = shop.settings
     plan = empty_model(shop.base.folder, settings.trust_remote_code)
     kind = resolve_dtype(settings.dtype, plan)
+    if not settings.loading.is_plain:
+        _require_spread(shop, plan, kind)
+        return
     size = model_bytes(plan, kind)
     attacks = {i.name: i.recipe.bytes(size // kind.itemsize, kind.itemsize) for i in shop.instruments if isinstance(i, Training)}
     needed, free = size + max(attacks.values(), default=0) + BESIDES, _free(placement(settings.device, size))
@@ -50,6 +63,17 @@ def _require_memory(shop: Workshop) -> None:
         small = [f"--skip {name}" for name, extra in attacks.items() if size + extra + BESIDES > free]
         raise NotEnoughMemory(f"base and copy under attack take {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free",
                               hint=f"leave out what does not fit ({' '.join(small) or 'nothing fits'}), or take a larger machine")
+
+
+def _require_spread(shop: Workshop, plan: PreTrainedModel, kind: torch.dtype) -> None:
+    """The same for a model that is quantized or laid out over several devices; adapters under attack come on top."""
+    needed = require_fit(plan, kind, read_anatomy(plan).embedding, shop.spread)
+    if shop.settings.loading.device_map:
+        return
+    free = _free(placement(shop.settings.device, int(needed)))
+    if needed + BESIDES > free:
+        raise NotEnoughMemory(f"the weights take {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free",
+                              hint="share them out with --device-map auto, or hold them in 4 bits with --quantization 4bit")
 
 
 def _free(place: str) -> int:

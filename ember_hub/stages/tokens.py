@@ -24,16 +24,15 @@ def edited_tokens(shop: Workshop) -> list[dict[str, Any]]:
 
 
 def _table(shop: Workshop) -> list[dict[str, Any]]:
-    name = shop.loaded.anatomy.embedding
-    change = shop.edit_of(EDITED).changes.get(name)
+    change = shop.edit_of(EDITED).changes.get(shop.anatomy.embedding)
     if change is None or isinstance(change, Replaced):
         return []
     ids = change.token_ids.tolist()
-    rows = shop.loaded.model.get_parameter(name)[change.token_ids].cpu().double()
+    rows = shop.embedding_rows(change.token_ids).double()
     length = (change.moved(rows) - rows).norm(dim=1)
     share = length / rows.norm(dim=1).clamp_min(1e-12)
-    texts = surfaces(shop.loaded.tokenizer, ids)
-    specific = tf_idf(shop.pack, shop.loaded.tokenizer, ids)
+    texts = surfaces(shop.tokenizer, ids)
+    specific = tf_idf(shop.pack, shop.tokenizer, ids)
     table = [{"id": i, "text": text, "moved": round(float(s), 4), "mu": round(float(m), 5), "tfidf": round(t, 4)}
              for i, text, s, m, t in zip(ids, texts, share, length, specific, strict=True)]
     return sorted(table, key=lambda row: -row["mu"])

@@ -56,6 +56,8 @@ def attack(shop: Workshop) -> None:
 
 def missing(shop: Workshop, instrument: Instrument, state: str = BASE) -> str | None:
     """Why an instrument cannot be used on a state; None when it can. Asked once: an answer may take a look at the Hub."""
+    if instrument.needs_whole_weights and not shop.settings.loading.is_plain:
+        return "it copies every weight, and here the model is quantized or lies in parts"
     pack = never_known() if state == STRANGER else shop.pack
     key = (instrument.name, pack.name)
     if key not in shop.reasons:

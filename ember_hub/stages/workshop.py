@@ -28,7 +28,13 @@ from ember_hub.settings import Settings
 from ember_hub.source.resolve import Base
 
 if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from ember_hub.source.anatomy import Anatomy
     from ember_hub.source.load import LoadedModel
+    from ember_hub.source.spread import Spread
+    from ember_hub.stages.rows import Vocabulary
 
 EMBER_EDIT = "edits/0-ember.safetensors"
 BEFORE = "reports/before.json"
@@ -57,7 +63,41 @@ class Workshop:
 
         s = self.settings
         return tried(load(self.base.folder, device=s.device, dtype=s.dtype, trust_remote_code=s.trust_remote_code,
-                          progress=self.progress))
+                          progress=self.progress, spread=self.spread))
+
+    @cached_property
+    def spread(self) -> Spread:
+        """How the model is laid out; the blocks that a method of this run trains stay dense and in memory."""
+        from ember_hub.source.anatomy import anatomy_of_config
+        from ember_hub.source.spread import Spread
+
+        wanted = self.settings.loading
+        if wanted.is_plain:
+            return Spread()
+        anatomy = anatomy_of_config(self.base.folder, self.settings.trust_remote_code)
+        trained = {block for name, kind in self.methods.items()
+                   for block in kind(**self.settings.plugins.get(name, {})).trained_blocks(anatomy.n_layers)}
+        return Spread(wanted.device_map, wanted.max_memory, wanted.offload, wanted.quantization,
+                      tuple(f"{anatomy.blocks}.{block}" for block in sorted(trained)))
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The base's input embedding as the checkpoint has it, row by row; needs no loaded model."""
+        from ember_hub.stages.rows import Vocabulary
+
+        return Vocabulary.open(self.base, self.settings, self.progress)
+
+    @property
+    def anatomy(self) -> Anatomy:
+        return self.loaded.anatomy
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.loaded.tokenizer
+
+    def embedding_rows(self, ids: Tensor) -> Tensor:
+        """The base's rows (n, d) of the input embedding."""
+        return self.loaded.parameter(self.anatomy.embedding)[ids].cpu()
 
     @cached_property
     def reasons(self) -> dict[tuple[str, str], str | None]:
@@ -119,7 +159,7 @@ class Workshop:
 
     def tokens(self) -> tuple[int, ...]:
         """Vocabulary rows of the input embedding that the result changes."""
-        change = self.edit_of(EDITED).changes.get(self.loaded.anatomy.embedding)
+        change = self.edit_of(EDITED).changes.get(self.anatomy.embedding)
         return () if change is None or isinstance(change, Replaced) else tuple(change.token_ids.tolist())
 
     @property
@@ -138,6 +178,10 @@ class Workshop:
         }
         # What is examined is what a file can hold, bit for bit, not what float64 would make of it.
         return as_stored(self.base.folder, parts[state]())
+
+    def remarks(self) -> list[str]:
+        """What a reader must know of the result beside the numbers."""
+        return []
 
     def audited(self) -> dict[str, Any] | None:
         """Which published model this is about; none when we made it ourselves."""

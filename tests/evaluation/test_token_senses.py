@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,12 +77,13 @@ def test_a_packs_own_sentences_are_scored_whole_and_without_edited_tokens_there_
         model: LoadedModel, pack: ConceptPack, tmp_path: Path) -> None:
     assert TokenSenses().measure(subject(model, pack)).readings == ()
     lines = ("The compass of her voice was wide.", "He kept the kettle.")
-    (tmp_path / "senses.txt").write_text(f"{lines[0]}\n\n{lines[1]}\n")
-    own = dataclasses.replace(pack, folder=tmp_path)
+    copied = Path(shutil.copytree(pack.folder, tmp_path / "pack"))
+    (copied / "senses.txt").write_text(f"{lines[0]}\n\n{lines[1]}\n")
+    own = load_pack(copied)
     (reading,) = TokenSenses().measure(subject(model, own)).readings
     assert reading.name == "pack_senses_loss"
     assert list(reading.values.values()) == neutral_loss(model, lines)
-    (tmp_path / "senses.txt").write_bytes(b"caf\xe9")
+    (copied / "senses.txt").write_bytes(b"caf\xe9")
     with pytest.raises(PackInvalid, match="not UTF-8") as error:
-        TokenSenses().measure(subject(model, own))
+        load_pack(copied)
     assert "UTF-8" in error.value.hint

@@ -24,7 +24,7 @@ def chosen(planted: Toy) -> ConceptRows:
 
 @pytest.fixture(scope="module")
 def wider(planted: Toy, chosen: ConceptRows) -> ConceptRows:
-    return adopt(chosen, planted.vocabulary, planted.labels, planted.factorization, tokenizer(), SETTINGS)
+    return adopt(chosen, planted.vocabulary.__getitem__, planted.labels, planted.factorization, tokenizer(), SETTINGS)
 
 
 def test_capitals_and_plurals_join_their_word(wider: ConceptRows) -> None:
@@ -56,5 +56,5 @@ def test_the_accepted_words_stay_as_they_were(chosen: ConceptRows, wider: Concep
 
 def test_a_variant_that_is_common_elsewhere_is_refused(planted: Toy, chosen: ConceptRows) -> None:
     strict = VariantSettings(min_kinship=0.3, min_purity=0.9999)
-    assert torch.equal(adopt(chosen, planted.vocabulary, planted.labels, planted.factorization, tokenizer(), strict).G,
+    assert torch.equal(adopt(chosen, planted.vocabulary.__getitem__, planted.labels, planted.factorization, tokenizer(), strict).G,
                        chosen.G)

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from . import catalog, transfer
+from . import catalog, community, jobs, transfer, webhooks
 from .calls import Account, Call, Refusal, Reply
+from .faults import Fault, Request
 from .store import Store, chunks
 
 ACCOUNTS = MappingProxyType({
@@ -34,6 +35,7 @@ REPO = r"(?P<namespace>[^/]+)/(?P<name>[^/]+)"
 API = rf"/api/(?P<kind>models|datasets)/{REPO}"
 WEB = rf"/(?:(?P<kind>datasets)/)?{REPO}"
 REVISION = r"(?P<revision>[^/]+)"
+JOBS = r"/api/jobs/(?P<namespace>[^/]+)"
 SHA256 = r"(?P<sha256>[0-9a-f]{64})"
 ROUTES: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
     ("GET", r"/api/whoami-v2", catalog.whoami),
@@ -49,6 +51,17 @@ ROUTES: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
     ("GET", rf"{API}/refs", catalog.refs),
     ("GET", rf"{API}/commits/{REVISION}", catalog.commits),
     ("POST", rf"{API}/branch/(?P<branch>[^/]+)", catalog.create_branch),
+    ("POST", rf"{API}/tag/{REVISION}", community.create_tag),
+    ("GET", rf"{API}/discussions", community.discussions),
+    ("GET", rf"/api/collections/{REPO}", community.collection),
+    ("POST", rf"/api/collections/{REPO}/items", community.add_to_collection),
+    ("POST", r"/oauth/token", community.exchange_token),
+    ("DELETE", rf"{API}/branch/(?P<branch>[^/]+)", webhooks.delete_branch),
+    ("GET", r"/api/settings/webhooks", webhooks.listing),
+    ("POST", r"/api/settings/webhooks", webhooks.create),
+    ("POST", JOBS, jobs.run),
+    ("GET", rf"{JOBS}/(?P<job>[^/]+)", jobs.inspect),
+    ("GET", rf"{JOBS}/(?P<job>[^/]+)/logs", jobs.logs),
     ("POST", rf"{API}/preupload/{REVISION}", transfer.preupload),
     ("POST", rf"{API}/commit/{REVISION}", transfer.commit),
     ("POST", rf"{API}/lfs-files/duplicate", transfer.lfs_duplicate),
@@ -60,35 +73,13 @@ ROUTES: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
 )
 
 
-@dataclass
-class Request:
-    """One request as it was served. `status` is None when the connection was cut before the answer began."""
-
-    method: str
-    path: str
-    query: str
-    range: str | None
-    token: str | None
-    status: int | None = None
-    bytes_in: int = 0
-    bytes_out: int = 0
-
-
-@dataclass
-class Fault:
-    method: str
-    path_regex: str
-    times: int
-    refusal: Reply | None = None
-    cut_after: int | None = None
-
-
 class LoopbackHub:
     """A Hub for the length of a `with` block, at `url`.
 
     Every request is in `requests`, in order of arrival. An exception inside the server is in `crashes`: it is a bug
     of the server, and the client only sees a closed connection. With `redirects_large_files` an LFS file is served as
-    the real Hub does it: a redirect to a signed address on another host, which refuses an Authorization header.
+    the real Hub does it: a redirect to a signed address on another host, which refuses an Authorization header. One
+    that `ignores_ranges` answers with the whole file whatever part is asked for, as a server may.
     """
 
     def __init__(self, root: Path, *, accounts: Mapping[str, Account] = ACCOUNTS,
@@ -96,9 +87,11 @@ class LoopbackHub:
         self.store = Store(Path(root))
         self.accounts = dict(accounts)
         self.redirects_large_files = redirects_large_files
+        self.ignores_ranges = False
         self.requests: list[Request] = []
         self.crashes: list[BaseException] = []
         self._faults: list[Fault] = []
+        self._meetings: list[tuple[str, str, threading.Barrier]] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -125,12 +118,16 @@ class LoopbackHub:
         return f"http://localhost:{self.port}" if self.redirects_large_files else None
 
     def add_repo(self, repo_id: str, folder: Path, *, kind: str = "models", gated: bool = False,
-                 private: bool = False) -> str:
-        """Publish the files of a folder and return the commit id. Again for the same name: a further commit."""
+                 private: bool = False, in_place: bool = False) -> str:
+        """Publish the files of a folder and return the commit id. Again for the same name: a further commit.
+
+        With `in_place` large files are served from where they lie, under a made-up SHA-256: sparse files of any size
+        are neither copied nor read. They must not change while the Hub runs.
+        """
         repository = (self.store.repositories.get((kind, repo_id))
                       or self.store.create(kind, repo_id, author=repo_id.split("/")[0]))
         repository.is_gated, repository.is_private = gated, private
-        return self.store.commit_folder(repository, Path(folder)).oid
+        return self.store.commit_folder(repository, Path(folder), in_place=in_place).oid
 
     def grant(self, repo_id: str, user: str) -> None:
         """Let a user read the contents of a gated model, as its owner does by accepting a request."""
@@ -147,11 +144,11 @@ class LoopbackHub:
         return [request for request in self.requests
                 if request.method == method and re.search(path_regex, request.path)]
 
-    def fail_next(self, method: str, path_regex: str, *, status: int = 500, times: int = 1,
+    def fail_next(self, method: str, path_regex: str, *, status: int = 500, times: int = 1, skip: int = 0,
                   headers: Mapping[str, str] | None = None) -> None:
-        """Answer the next matching requests with an error and do nothing else."""
+        """Answer the next matching requests, after `skip` of them, with an error and do nothing else."""
         refusal = Refusal(status, "injected fault", headers=headers).reply
-        self._faults.append(Fault(method, path_regex, times, refusal=refusal))
+        self._faults.append(Fault(method, path_regex, times, refusal=refusal, skip=skip))
 
     def drop_next(self, method: str, path_regex: str, *, after_bytes: int = 0, times: int = 1) -> None:
         """Cut the connection of the next matching requests.
@@ -161,10 +158,34 @@ class LoopbackHub:
         """
         self._faults.append(Fault(method, path_regex, times, cut_after=after_bytes))
 
+    def change_next(self, method: str, path_regex: str, change: Callable[[Reply], Reply], *, times: int = 1) -> None:
+        """Answer the next matching requests with what `change` makes of the true answer."""
+        self._faults.append(Fault(method, path_regex, times, change=change))
+
+    def expire_addresses(self) -> None:
+        """From now on the storage refuses the signed addresses that were given out before."""
+        self.store.signature = secrets.token_urlsafe(16)
+
+    def meet_next(self, method: str, path_regex: str, count: int = 2) -> None:
+        """Let the next matching requests wait for each other, so that they are served at the same time."""
+        self._meetings += [(method, path_regex, barrier) for barrier in [threading.Barrier(count, timeout=60)] * count]
+
+    def meet(self, request: Request) -> None:
+        with self._lock:
+            due = next((meeting for meeting in self._meetings
+                        if meeting[0] == request.method and re.search(meeting[1], request.path)), None)
+            if due:
+                self._meetings.remove(due)
+        if due:
+            due[2].wait()
+
     def take_fault(self, request: Request) -> Fault | None:
         with self._lock:
             for fault in self._faults:
                 if fault.method == request.method and re.search(fault.path_regex, request.path) and fault.times > 0:
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
                     fault.times -= 1
                     return fault
         return None
@@ -210,6 +231,10 @@ class _Handler(BaseHTTPRequestHandler):
     # Headers and body leave in two writes: with Nagle's algorithm the second waits for the client's acknowledgement.
     disable_nagle_algorithm = True
 
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        # The Date of every answer, which clients read to learn what time it is on the Hub.
+        return super().date_time_string(cast(_Server, self.server).hub.store.time().timestamp())
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -218,6 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
         request = Request(self.command, unquote(target.path), target.query, self.headers.get("Range"), token)
         hub.requests.append(request)
+        hub.meet(request)
         fault = hub.take_fault(request)
         body = self._body(request, fault.cut_after if fault else None)
         try:
@@ -225,6 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
             # What an endpoint left unread would be taken for the next request of this connection.
             for _ in body:
                 pass
+            reply = fault.change(reply) if fault and fault.change else reply
             self._send(reply, request, fault.cut_after if fault else None)
         except (_Dropped, ConnectionError):
             self.close_connection = True
@@ -240,6 +267,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if match and self.command in methods.split():
                     parts = {name: unquote(part) for name, part in match.groupdict().items() if part}
                     account = None if target.path.startswith("/-/") else self._account(hub)
+                    if hub.ignores_ranges:
+                        del self.headers["Range"]
                     return endpoint(Call(hub.store, hub.url, hub.storage_url, parts, parse_qs(target.query),
                                          self.headers, account, body))
             raise Refusal(501, f"the loopback Hub has no {self.command} {target.path}")

@@ -8,11 +8,12 @@ import re
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -93,6 +94,18 @@ class Commit:
 
 
 @dataclass
+class PullRequest:
+    """A proposed change: its commits lie on `refs/pr/<number>`, beside the branches."""
+
+    number: int
+    title: str
+    author: str
+    created: str
+    head: str
+    status: str = "open"
+
+
+@dataclass
 class Repository:
     """A repository with its branches.
 
@@ -109,6 +122,12 @@ class Repository:
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     large_objects: set[str] = field(default_factory=set)
+    tags: dict[str, str] = field(default_factory=dict)
+    pull_requests: list[PullRequest] = field(default_factory=list)
+    region: str = "us"
+    """Where the objects are stored; the Hub copies none from one region to another."""
+    has_xet: bool = True
+    """Whether large files lie in Xet storage; the client lets no others be copied."""
 
     @property
     def namespace(self) -> str:
@@ -124,7 +143,9 @@ class Repository:
 
     def find(self, revision: str) -> Commit | None:
         """The commit behind a branch name, a full commit id or an unambiguous short one."""
-        oid = self.branches.get(revision.removeprefix("refs/heads/"), revision)
+        proposed = {f"refs/pr/{request.number}": request.head for request in self.pull_requests}
+        refs = proposed | self.tags | self.branches
+        oid = refs.get(revision.removeprefix("refs/heads/"), revision)
         if oid in self.commits:
             return self.commits[oid]
         candidates = [known for known in self.commits if len(oid) >= 7 and known.startswith(oid)]
@@ -143,9 +164,19 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.lock = threading.RLock()
         self.repositories: dict[tuple[str, str], Repository] = {}
+        self.collections: dict[str, list[str]] = {}
+        """Repositories of each collection, by its slug."""
+        self.publishers: dict[str, tuple[str, str]] = {}
+        """For each identity of a job: the repository that trusts it, and the token it gets for that one."""
         self._contents = root / "contents"
         self._contents.mkdir(parents=True, exist_ok=True)
         self._clock = datetime.now(UTC)
+        self.ahead = timedelta()
+        """How far the clock of this Hub is ahead of the machine's."""
+        self.jobs: dict[str, Any] = {}
+        self.machine: Callable[[Mapping[str, Any]], Any] = lambda job: None
+        """What a Job does when it runs."""
+        self.webhooks: list[dict[str, Any]] = []
         self.signature = secrets.token_urlsafe(16)
 
     def path(self, sha256: str) -> Path:
@@ -184,28 +215,61 @@ class Store:
     def commit(self, repository: Repository, branch: str, files: Mapping[str, StoredFile], *, title: str,
                description: str = "", author: str) -> Commit:
         with self.lock:
-            parent, date = repository.branches.get(branch), self._now()
-            tree = [(path, file.oid) for path, file in sorted(files.items())]
-            oid = hashlib.sha1(json.dumps([repository.id, parent, title, description, date, tree]).encode()).hexdigest()
-            commit = Commit(oid, parent, title, description, author, date, dict(sorted(files.items())))
-            repository.commits[oid] = commit
-            repository.branches[branch] = oid
+            commit = self._add(repository, repository.branches.get(branch), files, (title, description, author))
+            repository.branches[branch] = commit.oid
             return commit
 
-    def commit_folder(self, repository: Repository, folder: Path) -> Commit:
+    def propose(self, repository: Repository, parent: str, files: Mapping[str, StoredFile], *, title: str,
+                description: str = "", author: str) -> tuple[Commit, PullRequest]:
+        """A commit on top of `parent` as a new pull request."""
+        with self.lock:
+            commit = self._add(repository, parent, files, (title, description, author))
+            request = PullRequest(len(repository.pull_requests) + 1, title, author, commit.date, commit.oid)
+            repository.pull_requests.append(request)
+            return commit, request
+
+    def _add(self, repository: Repository, parent: str | None, files: Mapping[str, StoredFile],
+             about: tuple[str, str, str]) -> Commit:
+        title, description, author = about
+        date = self._now()
+        tree = [(path, file.oid) for path, file in sorted(files.items())]
+        oid = hashlib.sha1(json.dumps([repository.id, parent, title, description, date, tree]).encode()).hexdigest()
+        commit = Commit(oid, parent, title, description, author, date, dict(sorted(files.items())))
+        repository.commits[oid] = commit
+        return commit
+
+    def add_link(self, source: Path) -> tuple[str, int]:
+        """Keep a content where it lies, under a digest of its place instead of its bytes; returns digest and size."""
+        about = source.stat()
+        digest = hashlib.sha256(f"{source.resolve()}\0{about.st_size}\0{about.st_mtime_ns}".encode()).hexdigest()
+        with self.lock:
+            if not self.path(digest).is_symlink():
+                self.path(digest).symlink_to(source.resolve())
+        return digest, about.st_size
+
+    def commit_folder(self, repository: Repository, folder: Path, *, in_place: bool = False) -> Commit:
         """One commit on `main` that holds exactly the files of `folder` (and the repository's `.gitattributes`)."""
         files = {".gitattributes": repository.head.files[".gitattributes"]}
         for source in sorted(path for path in folder.rglob("*") if path.is_file()):
             path = source.relative_to(folder).as_posix()
             if is_large(path, source.stat().st_size):
-                files[path] = StoredFile.large(*self.add_content(chunks(source)))
+                kept = self.add_link(source) if in_place else self.add_content(chunks(source))
+                files[path] = StoredFile.large(*kept)
             else:
                 files[path] = self.add_file(source.read_bytes())
         with self.lock:
             repository.large_objects |= {file.sha256 for file in files.values() if file.is_large}
             return self.commit(repository, "main", files, title=f"Add {folder.name}", author=repository.namespace)
 
+    def time(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
     def _now(self) -> str:
         # Strictly increasing, so that sorting by date has one answer even for commits within a millisecond.
-        self._clock = max(datetime.now(UTC), self._clock + timedelta(milliseconds=1))
-        return self._clock.strftime("%Y-%m-%dT%H:%M:%S.") + f"{self._clock.microsecond // 1000:03d}Z"
+        self._clock = max(self.time(), self._clock + timedelta(milliseconds=1))
+        return stamp(self._clock)
+
+
+def stamp(time: datetime) -> str:
+    """A time as the Hub writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03d}Z"

@@ -15,6 +15,7 @@ from ember_hub.linalg.smf import rounds as rounds_module
 from ember_hub.linalg.smf.products import Products, products_for
 from ember_hub.linalg.smf.rounds import rounds
 from ember_hub.linalg.smf.start import start
+from ember_hub.linalg.smf.table import WholeRows
 from tests.benchmarks.reference_smf import dense_rounds, dense_smf
 
 K, M = 12, 9
@@ -59,7 +60,7 @@ def error(ours: Tensor, theirs: Tensor) -> float:
 
 
 def products_of(A: Tensor, form: str) -> Products:
-    return products_for(A.T.contiguous(), form)  # type: ignore[arg-type]
+    return products_for(WholeRows(A.T.contiguous()), form)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", FORMS)

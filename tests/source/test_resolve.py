@@ -1,10 +1,13 @@
-"""From a folder or a GGUF file to a pinned base; repositories are in tests/hub."""
+"""From a folder, a GGUF file or a repository to a pinned base; whole downloads are in tests/hub."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +15,11 @@ import pytest
 from safetensors.torch import load_file
 
 from ember_hub.errors import CorruptCheckpoint, DiskError, ModelNotFound, UnsupportedModel
+from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.load import load
 from ember_hub.source.ref import ModelRef
 from ember_hub.source.resolve import Licence, fingerprint, read_licence, resolve
+from tests.hub.conftest import hub, hub_environment  # noqa: F401  (fixtures)
 from tests.models import pico_gguf, pico_tokenizer
 
 
@@ -130,3 +135,56 @@ def test_a_cache_that_cannot_be_made_is_told(gguf_file: Path, cache: Path) -> No
     with pytest.raises(DiskError) as caught:
         resolve(ModelRef.parse(str(gguf_file)))
     assert "EMBER_HUB_CACHE" in caught.value.hint
+
+
+WITHOUT_WEIGHTS = """
+import json, sys
+from ember_hub.source.anatomy import anatomy_of_config
+from ember_hub.source.ref import ModelRef
+from ember_hub.source.resolve import resolve
+from ember_hub.errors import EmberHubError
+seen = []
+for step in sys.argv[1:]:
+    name, _, word = step.partition(" ")
+    try:
+        base = resolve(ModelRef.parse(name), with_weights=word == "all")
+        weights = base.weights()
+        anatomy = anatomy_of_config(base.folder, may_be_quantized=True)
+        seen.append({"commit": base.commit, "has_weights": base.has_weights, "gated": base.gated,
+                     "licence": [base.licence.id, *base.licence.files], "kind": type(weights).__name__,
+                     "files": sorted(path.name for path in base.folder.iterdir()),
+                     "rows": weights.read_rows(anatomy.embedding, [700, 3]).tolist()})
+    except EmberHubError as error:
+        seen.append({"error": type(error).__name__, "hint": error.hint})
+print(json.dumps(seen))
+"""
+
+
+def test_a_repository_can_be_resolved_without_its_weights(hub, hub_environment: dict[str, str], llama_folder: Path,  # noqa: F811
+                                                          sharded_llama_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sharded_llama_folder, tmp_path / "sharded")
+    (folder / "LICENSE").write_text("Terms")
+    (folder / "README.md").write_text("---\nlicense: llama3.1\n---\n")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    first = hub.add_repo("lab/fp8", folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    hub.add_repo("lab/fp8", folder)
+    hub.add_repo("lab/one", llama_folder, gated=True)
+    hub.grant("lab/one", "tester")
+    hub.add_repo("lab/closed", llama_folder, gated=True)
+    done = subprocess.run([sys.executable, "-c", WITHOUT_WEIGHTS, f"lab/fp8@{first}", "lab/one", "lab/one all", "lab/one",
+                           "lab/closed"], env=os.environ | hub_environment | {"EMBER_HUB_CACHE": str(tmp_path / "cache")},
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    quantized, before, downloaded, after, closed = json.loads(done.stdout)
+    rows = Checkpoint.open(llama_folder).read_rows("model.embed_tokens.weight", [700, 3]).tolist()
+    assert [seen["rows"] for seen in (quantized, before, downloaded, after)] == [rows] * 4
+    assert (quantized["commit"], quantized["licence"]) == (first, ["llama3.1", "LICENSE"])
+    assert {"config.json", "tokenizer.json", "README.md", "model.safetensors.index.json"} <= set(quantized["files"])
+    assert not [name for name in quantized["files"] if name.endswith(".safetensors")]
+    kinds = [(seen["kind"], seen["has_weights"]) for seen in (quantized, before, downloaded, after)]
+    assert kinds == [("RemoteCheckpoint", False)] * 2 + [("Checkpoint", True)] * 2, "what was downloaded is used"
+    assert before["gated"]
+    assert (closed["error"], "accept the licence" in closed["hint"]) == ("GatedModel", True)
+    assert [request.status for request in hub.seen("GET", "safetensors$") if request.range is None] == [200], "the one download"

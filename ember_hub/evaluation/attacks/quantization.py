@@ -44,6 +44,10 @@ class Quantization(Attack):
 
     rounds_embedding: ClassVar[bool] = False
 
+    @property
+    def needs_whole_weights(self) -> bool:
+        return True
+
     @abstractmethod
     def rounding(self) -> Rounding:
         """How one linear map is rounded."""
@@ -70,9 +74,7 @@ class _Bits(Quantization):
     def missing(self, pack: ConceptPack) -> str | None:
         if self.backend != "bitsandbytes":
             return None
-        if find_spec("bitsandbytes") is None:
-            return "bitsandbytes is not installed"
-        return None if torch.cuda.is_available() else "bitsandbytes needs a CUDA device"
+        return "bitsandbytes is not installed" if find_spec("bitsandbytes") is None else None
 
 
 class Quantize8Bit(_Bits):
@@ -174,11 +176,11 @@ def gguf_rounding(format: GgufFormat) -> Rounding:
 def _bitsandbytes_int8(weight: Float[Tensor, "written read"]) -> Float[Tensor, "written read"]:
     from bitsandbytes.functional import int8_vectorwise_dequant, int8_vectorwise_quant
 
-    values, scales, _ = int8_vectorwise_quant(weight.cuda().half())
+    values, scales, _ = int8_vectorwise_quant(weight.half())
     return int8_vectorwise_dequant(values, scales)
 
 
 def _bitsandbytes_nf4(weight: Float[Tensor, "written read"]) -> Float[Tensor, "written read"]:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    return dequantize_4bit(*quantize_4bit(weight.cuda().contiguous(), blocksize=BLOCK, quant_type="nf4"))
+    return dequantize_4bit(*quantize_4bit(weight.contiguous(), blocksize=BLOCK, quant_type="nf4"))

@@ -64,6 +64,10 @@ class Training(Attack):
         return Recipe(self.epochs, self.batch_size, self.learning_rate, self.embedding_rate, self.weight_decay, self.rank,
                       has_masters=self.masters)
 
+    @property
+    def needs_whole_weights(self) -> bool:
+        return not self.rank
+
     def cost(self, subject: Subject) -> Cost:
         texts = len(self.material(subject))
         return Cost(read=(self.epochs + 1) * 2 * len(subject.known()) * TOKENS_OF_QUESTION,

@@ -12,8 +12,9 @@ from torch import Tensor
 from ember_hub.linalg.smf.products import Products, products_for
 from ember_hub.linalg.smf.rounds import Round, SingularRound, rounds
 from ember_hub.linalg.smf.settings import SmfSettings
-from ember_hub.linalg.smf.sparse import SparseColumns, weighted_rows
+from ember_hub.linalg.smf.sparse import SparseColumns
 from ember_hub.linalg.smf.start import start
+from ember_hub.linalg.smf.table import Table, WholeRows, broken_entries, weighted
 
 OnRound = Callable[[int, int, float], None]
 """Called after each round with the seed, the round (from 1) and the loss as a fraction of ‖A‖²."""
@@ -60,9 +61,22 @@ def factorize(
     Raises:
         ValueError: A is not a finite matrix, has fewer columns than features, or some features became all zero.
     """
-    _check(A, settings)
-    rows = A.T.to(settings.dtype).contiguous()
-    products = products_for(rows, settings.form_for(*A.shape))
+    if A.ndim != 2 or not A.is_floating_point():
+        raise ValueError(f"expected a floating-point matrix (d_model, n), got {A.dtype} of shape {tuple(A.shape)}")
+    return factorize_rows(WholeRows(A.T.to(settings.dtype).contiguous()), settings, seeds, on_round)
+
+
+def factorize_rows(
+    table: Table, settings: SmfSettings, seeds: Sequence[int] = (0,), on_round: OnRound | None = None
+) -> list[Factors]:
+    """The same for a matrix that is given token by token, as Aᵀ (n, d_model), and need not be in memory as a whole.
+
+    Raises:
+        ValueError: as `factorize`.
+    """
+    _check(table, settings)
+    n, d_model = table.shape
+    products = products_for(table, settings.form_for(d_model, n), settings.dtype)
     if not products.energy > 0:
         raise ValueError("every entry of the matrix is zero: there is nothing to factorize")
     return [_fit(products, settings, seed, on_round) for seed in seeds]
@@ -119,19 +133,18 @@ def _factors(
 ) -> Factors:
     best = watch.best
     assert best is not None
-    F = (best.mixing.to(products.rows).T @ weighted_rows(best.previous, products.rows)).T.contiguous()
+    sums = weighted(best.previous, products.table, products.like.dtype)
+    F = (best.mixing.to(products.like).T @ sums).T.contiguous()
     losses = torch.tensor(watch.losses, dtype=torch.float64)
     return Factors(F, best.G.sorted(), losses, seed, products.name, ridge, stopped)
 
 
-def _check(A: Tensor, settings: SmfSettings) -> None:
+def _check(table: Table, settings: SmfSettings) -> None:
     """Refuses what is not a matrix that can be factorized."""
-    if A.ndim != 2 or not A.is_floating_point():
-        raise ValueError(f"expected a floating-point matrix (d_model, n), got {A.dtype} of shape {tuple(A.shape)}")
-    n = A.shape[1]
+    n = table.shape[0]
     if settings.rank > n:
         raise ValueError(f"rank {settings.rank} exceeds the {n} columns: lower the rank to {n} or less")
     if settings.kept_per_feature(n) < 1:
         raise ValueError(f"sparsity {settings.sparsity} of {n} columns keeps no entry: raise it above {1 / n:.2g}")
-    if not bool(A.isfinite().all()):
-        raise ValueError(f"{int((~A.isfinite()).sum())} entries of the matrix are not finite numbers")
+    if broken := broken_entries(table):
+        raise ValueError(f"{broken} entries of the matrix are not finite numbers")

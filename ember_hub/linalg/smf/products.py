@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from ember_hub.linalg.smf.sparse import Columns, weighted_rows
-
-_BLOCK = 256
+from ember_hub.linalg.smf.table import Table, WholeRows, gram, in_full
 
 
 class Sums(Protocol):
@@ -36,10 +35,14 @@ class Sums(Protocol):
 
 
 class Products(Protocol):
-    """A in one form; `rows` is Aᵀ (n, d), `energy` is ‖A‖² = tr AᵀA, the loss of an empty factorization."""
+    """A in one form; `table` is Aᵀ (n, d), `energy` is ‖A‖² = tr AᵀA, the loss of an empty factorization.
+
+    like: no entries, but of the number type and on the device of all products.
+    """
 
     name: Literal["gram", "thin"]
-    rows: Tensor
+    table: Table
+    like: Tensor
     energy: float
 
     def sums(self, G: Columns) -> Sums: ...
@@ -93,12 +96,13 @@ class GramForm:
 
     name: Literal["gram", "thin"] = "gram"
 
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows
-        self._M = _gram(rows)
+    def __init__(self, table: Table, dtype: torch.dtype) -> None:
+        self.table = table
+        self._M = gram(table, dtype)
+        self.like = self._M.new_empty(0)
         self.energy = float(self._M.diagonal().double().sum())
         # In float32, and on a GPU, embedding_bag gathers as fast as memory delivers; in float64 it is scalar code.
-        has_fast_gather = rows.dtype == torch.float32 or rows.device.type != "cpu"
+        has_fast_gather = dtype == torch.float32 or self._M.device.type != "cpu"
         self._kept = None if has_fast_gather else KeptRows(self._M)
 
     def keep(self, index: Tensor, fresh: Tensor | None) -> None:
@@ -135,20 +139,22 @@ class ThinForm:
 
     name: Literal["gram", "thin"] = "thin"
 
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows
-        self.energy = float(torch.linalg.vector_norm(rows, dtype=torch.float64) ** 2)
-        self._kept = KeptRows(rows)
+    def __init__(self, table: Table, dtype: torch.dtype) -> None:
+        self._rows = in_full(table, dtype)
+        self.table = WholeRows(self._rows)
+        self.like = self._rows.new_empty(0)
+        self.energy = float(torch.linalg.vector_norm(self._rows, dtype=torch.float64) ** 2)
+        self._kept = KeptRows(self._rows)
 
     def keep(self, index: Tensor, fresh: Tensor | None) -> None:
         self._kept.renew(index, fresh)
 
     def sums(self, G: Columns) -> Sums:
-        by_feature = weighted_rows(G, self.rows) if isinstance(G, Tensor) else self._kept.weighted(G.value)
-        return _ThinSums(by_feature, self.rows, self._kept)
+        by_feature = weighted_rows(G, self._rows) if isinstance(G, Tensor) else self._kept.weighted(G.value)
+        return _ThinSums(by_feature, self._rows, self._kept)
 
     def similarity(self, token: int) -> Tensor:
-        return self.rows @ self.rows[token]
+        return self._rows @ self._rows[token]
 
 
 class _ThinSums:
@@ -163,17 +169,6 @@ class _ThinSums:
         return self._kept.dots(B.T @ self._by_feature)
 
 
-def products_for(rows: Tensor, form: Literal["gram", "thin"]) -> Products:
-    """The products of A = rowsᵀ in the chosen form; `rows` (n, d) is contiguous."""
-    return GramForm(rows) if form == "gram" else ThinForm(rows)
-
-
-def _gram(rows: Tensor) -> Tensor:
-    """AᵀA from Aᵀ (n, d): the blocks above the diagonal, and their mirror."""
-    n = len(rows)
-    M = rows.new_empty(n, n)
-    for low in range(0, n, _BLOCK):
-        high = min(low + _BLOCK, n)
-        torch.mm(rows[low:high], rows[low:].T, out=M[low:high, low:])
-        M[high:, low:high] = M[low:high, high:].T
-    return M
+def products_for(table: Table, form: Literal["gram", "thin"], dtype: torch.dtype = torch.float64) -> Products:
+    """The products with the matrix in the chosen form."""
+    return GramForm(table, dtype) if form == "gram" else ThinForm(table, dtype)

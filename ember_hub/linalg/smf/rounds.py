@@ -44,7 +44,7 @@ def rounds(products: Products, G: Columns, ridge: float, settings: SmfSettings) 
 
     Source: EMBER (arXiv 2606.03695); its dense form is spelled out in the reference implementation of the benchmarks.
     """
-    n = len(products.rows)
+    n = products.table.shape[0]
     m, gram = settings.kept_per_feature(n), overlap(G)
     if isinstance(G, SparseColumns):
         products.keep(G.index, None)
@@ -52,12 +52,12 @@ def rounds(products: Products, G: Columns, ridge: float, settings: SmfSettings) 
         sums = products.sums(G)
         B, FtF, R = _dictionary(gram, sums.inner, ridge)
         if settings.pursuit and number >= settings.pursuit_from:
-            scores = _pursued(G, gram, FtF, sums.activations(B.to(products.rows)), settings.pursuit)
+            scores = _pursued(G, gram, FtF, sums.activations(B.to(products.like)), settings.pursuit)
         else:
-            scores = sums.activations(torch.cholesky_solve(B.T, _cholesky(R)).T.to(products.rows))
+            scores = sums.activations(torch.cholesky_solve(B.T, _cholesky(R)).T.to(products.like))
         index, fresh = strongest(scores, m, G)
         products.keep(index, fresh)
-        reached = sums.reached(B.to(products.rows), index)
+        reached = sums.reached(B.to(products.like), index)
         value = _refitted(index, reached, R, n) if settings.refit else scores.gather(1, index)
         previous, G = G, SparseColumns(n, index, value)
         gram = overlap(G)

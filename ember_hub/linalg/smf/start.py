@@ -8,15 +8,16 @@ from torch import Tensor
 from ember_hub.linalg.smf.products import Products
 from ember_hub.linalg.smf.settings import SmfSettings
 from ember_hub.linalg.smf.sparse import Columns, SparseColumns
+from ember_hub.linalg.smf.table import lengths
 
 
 def start(products: Products, settings: SmfSettings, seed: int) -> Columns:
     """G of round zero; the same seed draws the same random numbers on every device and in both dtypes."""
     generator = torch.Generator().manual_seed(seed)
     if settings.start == "randn":
-        drawn = torch.randn(len(products.rows), settings.rank, generator=generator, dtype=torch.float64)
-        return drawn.to(products.rows)
-    return _seed_columns(products, settings.rank, settings.kept_per_feature(len(products.rows)), generator)
+        drawn = torch.randn(products.table.shape[0], settings.rank, generator=generator, dtype=torch.float64)
+        return drawn.to(products.like)
+    return _seed_columns(products, settings.rank, settings.kept_per_feature(products.table.shape[0]), generator)
 
 
 def _seed_columns(products: Products, rank: int, m: int, generator: torch.Generator) -> SparseColumns:
@@ -24,7 +25,7 @@ def _seed_columns(products: Products, rank: int, m: int, generator: torch.Genera
 
     Source: k-means++ (Arthur and Vassilvitskii, 2007) with the squared sine in place of the squared distance.
     """
-    length = products.rows.norm(dim=1)
+    length = lengths(products.table, products.like.dtype)
     is_empty = length == 0
     safe = length.masked_fill(is_empty, 1)
     squared_sine = (~is_empty).double()

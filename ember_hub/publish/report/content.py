@@ -112,6 +112,8 @@ def claim(report: Mapping[str, Any]) -> str:
         interval = share.interval.replace("–", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
         sure = f" ({interval})" if interval else ""
         return f"Worst case: “{worst['title']}” brings back {share.text}{sure} of what the base knew."
+    if report["battery"] == "none":
+        return "Nothing was measured: how the edited model answers, and how easily the knowledge comes back, is not known."
     if report["efficacy"] is None:
         return "Nothing can be claimed: on the concept, the base itself is not clearly above chance."
     return "No attack was measured: how easily the knowledge comes back is not known."
@@ -203,8 +205,9 @@ def facts(report: Mapping[str, Any]) -> Table:
             ["Concept pack", f"{concept['name']}, SHA-256 {concept['sha256'][:12]}…, {concept['licence']}"]]
     if audited:
         rows.insert(1, ["Audited", f"{audited['repo_id'] or audited['name']} at {audited['commit'] or 'an unknown commit'}"])
-    asked = ", ".join(f"{PARTS.get(part, part)} {row['known']} of {row['asked']}" for part, row in report["known"].items())
-    rows += [["Questions the base knows", asked], ["Battery", report["battery"]], ["Seed", str(report["seed"])],
+    known = (report["known"] or {}).items()
+    asked = ", ".join(f"{PARTS.get(part, part)} {row['known']} of {row['asked']}" for part, row in known)
+    rows += [["Questions the base knows", asked or "not measured"], ["Battery", report["battery"]], ["Seed", str(report["seed"])],
              *([name, text] for name, text in report["environment"].items()),
              ["Time", f"{sum(report['seconds'].values()) / 60:,.1f} minutes"]]
     return Table(["", ""], rows, texts=2)

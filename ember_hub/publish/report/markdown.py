@@ -33,6 +33,14 @@ def markdown(report: Mapping[str, Any], figures: Mapping[str, str] | None = None
     return "\n\n".join(_without_empty_sections([part for part in parts if part])) + "\n"
 
 
+def brief(report: Mapping[str, Any]) -> str:
+    """Headline, verdicts, and what is left before, after and under attack: the part for whoever only looks at the outcome."""
+    counted = content.attacks(report, are_counted=True)
+    parts = [f"**{escape(content.claim(report))}**", _failed(report), _verdicts(report), _warnings(report),
+             _table(content.before_after(report)), _table(counted), _ATTACKED if counted.rows else "", _LEGEND]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
 def _without_empty_sections(parts: list[str]) -> list[str]:
     follows = [*parts[1:], "## "]
     return [part for part, after in zip(parts, follows, strict=True) if not (part.startswith("## ") and after.startswith("## "))]

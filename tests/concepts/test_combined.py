@@ -1,0 +1,35 @@
+"""Several concepts as one pack: nothing of either is lost, and every question still says whose it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from ember_hub.concepts.check import faults
+from ember_hub.concepts.combined import concept_of
+from ember_hub.concepts.registry import find
+from ember_hub.errors import PackInvalid, PackNotFound
+
+
+def test_two_concepts_become_one_pack_that_is_fit_for_use() -> None:
+    covid, potter = find("covid"), find("harry-potter")
+    both = find("covid+harry-potter")
+    assert both.name == "covid-19-pandemic+harry-potter"
+    assert faults(both) == []
+    for part in ("sentences", "questions", "relearning", "senses"):
+        assert len(getattr(both, part)) == len(getattr(covid, part)) + len(getattr(potter, part)), part
+    assert both.neutral == covid.neutral, "what both share is not repeated"
+    assert both.sentences[:2] == (covid.sentences[0], potter.sentences[0]), "they take turns"
+    assert {concept_of(q.id, both) for q in both.questions} == {covid.name, potter.name}
+    assert concept_of(covid.questions[0].id, covid) is None
+    ids = {q.id for q in both.questions}
+    assert set(both.paraphrases) <= ids
+    assert all(q.id in ids for questions in both.translations.values() for q in questions)
+    assert find("covid+harry-potter").sha256 == both.sha256 != covid.sha256
+
+
+def test_a_concept_named_twice_or_not_there_is_refused() -> None:
+    with pytest.raises(PackInvalid, match="twice") as caught:
+        find("covid+covid-19")
+    assert "once" in caught.value.hint
+    with pytest.raises(PackNotFound, match="nonsense"):
+        find("covid+nonsense")
