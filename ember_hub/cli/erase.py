@@ -9,6 +9,7 @@ import click
 
 from ember_hub.cli.live import Live
 from ember_hub.cli.options import concepts, flags, verification
+from ember_hub.cli.publication import publication, publishing, with_consent
 from ember_hub.cli.table import print_report
 
 

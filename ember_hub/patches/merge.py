@@ -39,7 +39,7 @@ def merge(patches: Sequence[Patch]) -> Merged:
             raise WrongBase(f"two patches for {first.base.title} disagree on its rows", hint="make them again from the same base")
         originals[at], rows[at], is_known[at] = own, patch.rows, True
         is_shared = np.isin(patch.token_ids, overlapping)
-        sums[np.searchsorted(overlapping, patch.token_ids[is_shared])] += patch.deltas("merge it")[is_shared]
+        sums[np.searchsorted(overlapping, patch.token_ids[is_shared])] += patch.deltas("merge it", is_shared)
     at = np.searchsorted(ids, overlapping)
     rows[at] = numerics.encode(numerics.decode(originals[at], table.dtype) + sums, table.dtype)
     left = {name: sorted({entry for patch in patches for entry in patch.not_carried.get(name, ())})

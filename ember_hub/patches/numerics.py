@@ -5,7 +5,7 @@ Numpy has no bfloat16: such a row stays bytes, and becomes float32 by appending 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -17,6 +17,21 @@ CODES: Mapping[str, str] = {name: code for code, name in NAMES.items()}
 
 _EXPONENTS = {"F64": (np.uint64, 0x7FF0000000000000), "F32": (np.uint32, 0x7F800000), "F16": (np.uint16, 0x7C00),
               "BF16": (np.uint16, 0x7F80)}
+
+
+_AT_ONCE = 2**20
+"""Numbers that are computed with at once: a patch may have as many rows as fit into memory as bytes, but not as float64."""
+
+
+def blocks(rows: np.ndarray, code: str) -> Iterator[slice]:
+    """Raw rows (n, bytes) in blocks to compute with one after the other."""
+    step = max(1, _AT_ONCE * ITEM_SIZES[code] // max(1, rows.shape[1]))
+    return (slice(begin, begin + step) for begin in range(0, len(rows), step))
+
+
+def norms(raw: np.ndarray, code: str) -> np.ndarray:
+    """Euclidean length of each raw row: float64 (n,)."""
+    return np.concatenate([np.linalg.norm(decode(raw[block], code).astype(np.float64), axis=1) for block in blocks(raw, code)])
 
 
 def decode(raw: np.ndarray, code: str) -> np.ndarray:
@@ -44,4 +59,5 @@ def encode(values: np.ndarray, code: str) -> np.ndarray:
 def finite_rows(raw: np.ndarray, code: str) -> np.ndarray:
     """Which raw rows (n, bytes) hold numbers only, neither NaN nor infinity: booleans (n,)."""
     kind, exponent = _EXPONENTS[code]
-    return ((raw.view(kind) & kind(exponent)) != kind(exponent)).all(axis=1)
+    parts = [((raw[block].view(kind) & kind(exponent)) != kind(exponent)).all(axis=1) for block in blocks(raw, code)]
+    return np.concatenate([np.empty(0, bool), *parts])

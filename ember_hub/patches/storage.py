@@ -1,4 +1,4 @@
-"""Files of a patch: small safetensors files of raw rows, and output that appears only when it is whole.
+"""Files of a patch: small safetensors files of raw rows, JSON, and a file that appears only when it is whole.
 
 Written by hand because the library's numpy side has no bfloat16, and its metadata no fixed order.
 Source: the safetensors format.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,29 +107,21 @@ def require_new(path: Path) -> None:
 
 
 @contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """A hidden path beside `out`, to be made a file or folder, that takes its name after the block; gone if anything fails.
+def appearing_file(out: Path) -> Iterator[Path]:
+    """A hidden path beside `out`, to write a file to, that takes its name after the block; gone if anything fails.
 
     Raises:
         DiskError: `out` exists, or cannot be written.
     """
     require_new(out)
-    partial = out.with_name(f".{out.name}.new")
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
         yield partial
-        partial.rename(out)
+        partial.replace(out)
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DiskError(f"{out} cannot be written: {error.strerror or error}",
                         hint="free some space" if is_full else "choose a place that you may write to") from error
     finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ember_hub.errors import GateFailed, HashMismatch, PushRejected
 from ember_hub.progress import Progress
 from ember_hub.publish import card
+from ember_hub.publish.eval_results import eval_results
 from ember_hub.publish.push import Form, Pushed, PushOptions, Source, Target, label, preflight, push
+from ember_hub.publish.view import of_form
 from ember_hub.run import Run, file_sha256, read_report
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from ember_hub.settings import PublishSettings
     from ember_hub.stages.workshop import Workshop
 
-FIGURE = "reports/figures/relearning.png"
+FIGURES = "reports/figures"
 FILES = "reports/files.json"
 BASE_CARD = "reports/base-card.md"
 FORMS: dict[str, tuple[Form, ...]] = {"full": ("model",), "patch": ("patch",), "both": ("model", "patch")}
@@ -90,9 +92,11 @@ def _write_card(run: Run, report: Mapping[str, Any], form: Form, repo: str | Non
     card.validate(text)
     run.write(f"{folder}/README.md", text)
     run.write_json(f"{folder}/ember/report.json", report)
-    if report["curves"]:
-        with run.writing(f"{folder}/ember/relearning.png") as partial:
-            partial.write_bytes((run.folder / FIGURE).read_bytes())
+    for name in card.figures(report, form):
+        with run.writing(f"{folder}/ember/{name}.png") as partial:
+            partial.write_bytes((run.folder / FIGURES / f"{name}.png").read_bytes())
+    for path, content in eval_results(of_form(report, form)).items():
+        run.write(f"{folder}/{path}", content)
 
 
 def base_card(folder: Path) -> str | None:

@@ -72,8 +72,9 @@ class Runner:
         script = self.temp / f"step-{number}.sh"
         script.write_text(expand(step["run"], contexts))
         environment = {
-            **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **self.environment, "GITHUB_ACTIONS": "true",
-            "GITHUB_ACTION_PATH": str(action), "GITHUB_WORKSPACE": str(self.workspace), "RUNNER_TEMP": str(self.temp),
+            **os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **self.environment,
+            "GITHUB_ACTIONS": "true", "GITHUB_ACTION_PATH": str(action), "GITHUB_WORKSPACE": str(self.workspace),
+            "RUNNER_TEMP": str(self.temp),
             "RUNNER_OS": RUNNER["os"], **contexts["env"], **{name: str(path) for name, path in files.items()},
             **{name: expand(value, contexts) for name, value in step.get("env", {}).items()}}
         done = subprocess.run(["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)], cwd=self.workspace,

@@ -68,6 +68,11 @@ def delete(call: Call) -> Reply:
     return Reply({})
 
 
+def change_settings(call: Call) -> Reply:
+    call.own_repository().is_gated = bool(call.json().get("gated"))
+    return Reply({})
+
+
 def info(call: Call) -> Reply:
     repository = call.repository()
     commit = call.commit(repository)

@@ -44,6 +44,7 @@ ROUTES: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
     ("DELETE", r"/api/repos/delete", catalog.delete),
     ("GET", r"/api/models", catalog.list_models),
     ("GET", API, catalog.info),
+    ("PUT", rf"{API}/settings", catalog.change_settings),
     ("GET", rf"{API}/revision/{REVISION}", catalog.info),
     ("GET", rf"{API}/auth-check(?P<write>/write)?", catalog.authorization),
     ("GET", rf"{API}/tree/{REVISION}(?:/(?P<path>.+))?", catalog.tree),

@@ -56,7 +56,7 @@ def answer_at_a_terminal(words: list[str], answer: str, environment: Mapping[str
 def test_a_public_push_from_a_gated_base_asks_and_without_a_person_it_is_refused(hub, hub_environment, run):
     refused = ember_hub("push", str(run), environment=hub_environment)
     assert refused.returncode == 2
-    assert f"Error: {MODEL} is gated, and {NAME} would be open to everybody" in refused.stderr
+    assert f"Error: {MODEL} is gated, and {NAME} would be public" in refused.stderr
     assert "--yes" in refused.stderr
     no = answer_at_a_terminal(["push", str(run)], "n", hub_environment)
     assert no.returncode == 2

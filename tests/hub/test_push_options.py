@@ -104,12 +104,15 @@ def test_a_public_result_of_a_base_that_is_not_public_needs_a_yes(hub, publish, 
     hub.add_repo(base, tmp_path / "base", **{kind: True})
 
     seen = publish(result, base=base, repo="tester/mine")
-    assert (seen["error"], seen["message"]) == ("ConsentNeeded", f"{base} is {kind}, and tester/mine would be open to everybody")
+    assert (seen["error"], seen["message"]) == ("ConsentNeeded", f"{base} is {kind}, and tester/mine would be public")
     assert "--yes" in seen["hint"]
     assert "--private" in seen["hint"]
     assert hub.seen("POST", "") == []
     assert "error" not in publish(result, base=base, repo="tester/mine", is_private=True)
-    assert "error" not in publish(result, base=base, repo="tester/public", yes=True)
+    assert hub.seen("PUT", "/settings") == [], "a private repository needs no gate"
+    hub.fail_next("PUT", "/settings", status=503)
+    assert publish(result, base=base, repo="tester/public", yes=True)["waits"] == ([1.0] if kind == "gated" else [])
+    assert hub.store.repositories["models", "tester/public"].is_gated == (kind == "gated")
 
 
 def test_a_job_with_an_identity_pushes_without_a_stored_token(hub, publish, result):

@@ -59,8 +59,8 @@ def watch(step: Step) -> None:
     counts = {kind: sum(d["decision"] == kind for d in decisions) for kind in ("erased", "failed")}
     folders = [d["run"] for d in decisions if d["run"] and Path(d["run"]).is_dir()]
     step.output({"exit-code": ended.code, "decisions": path, "artifact": "\n".join(map(_kept, folders)), **counts})
-    step.summarize(summary.of_decisions(decisions, ended.complaint))
-    _require(step, ended)
+    step.summarize(summary.of_decisions(decisions, ended.complaint if not decisions else ""))
+    _require(step, ended, "\n".join(f"{d['repo']}: {d['reason']}" for d in decisions if d["decision"] == "failed"))
 
 
 def issues(step: Step) -> None:
@@ -100,10 +100,10 @@ def _tell_job(step: Step, ended: Ended) -> None:
     step.summarize(summary.of_decisions(decisions, ended.complaint))
 
 
-def _require(step: Step, ended: Ended) -> None:
+def _require(step: Step, ended: Ended, reasons: str = "") -> None:
     """Show the error at the top of the job; the step itself goes on, so that what there is gets uploaded."""
     if ended.code:
-        step.complain(ended.complaint)
+        step.complain(reasons or ended.complaint)
 
 
 def _newest(output: Path, began: float) -> Path | None:

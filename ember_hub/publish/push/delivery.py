@@ -80,13 +80,16 @@ class _Delivery:
         return self._report(changes, made, str(there.head), traffic)
 
     def _opened(self) -> Remote:
-        """The repository, made if it is not there."""
+        """The repository, made if it is not there, and gated as the base is while it is empty."""
         remote = look(self.api, self.target.repo, self.patience)
         if remote.head is None:
             # None: the namespace's own default, which may be private.
             private = self.target.options.is_private or None
             self.patience.call(lambda: self.api.create_repo(self.target.repo, private=private, exist_ok=True))
             remote = look(self.api, self.target.repo, self.patience)
+        if self.target.gating and not remote.files:
+            # Before there is anything to have.
+            self.patience.call(lambda: self.api.update_repo_settings(self.target.repo, gated=self.target.gating))
         return remote
 
     def _with_copies(self, changes: Changes, source: Source | None) -> Changes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ember_hub.errors import ConsentNeeded, PushRejected
 from ember_hub.publish.push.patience import Patience
 from ember_hub.publish.push.rejection import LOG_IN, hub_errors
 from ember_hub.publish.push.remote import Remote, look, refuse_foreign
-from ember_hub.publish.push.target import Form, PushOptions, Target, default_repo, page
+from ember_hub.publish.push.target import Form, Gating, PushOptions, Target, default_repo, page
 from ember_hub.source.ref import is_repo_id
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ def preflight(repo: str | None, base: str, concept: str, form: Form, options: Pu
             _require_member(account, repo)
         target = Target(repo, form, base, concept, options, remote.head)
         refuse_foreign(api, remote, target)
-        _require_consent(api, target, remote, patience)
+        gating = _require_consent(api, target, remote, patience)
+        if not remote.files and not keyless and not (options.create_pr and remote.head):
+            # What others own already is gated as they like.
+            target = replace(target, gating=gating)
         if remote.head is not None and options.tags:
             _require_free_tags(api, target, patience)
     if options.collection:
@@ -89,23 +93,26 @@ def _require_trust(keyless: str, repo: str, remote: Remote) -> None:
                            hint="create it on the Hub, and name this workflow in its settings, Trusted Publishers")
 
 
-def _require_consent(api: HfApi, target: Target, remote: Remote, patience: Patience) -> None:
+def _require_consent(api: HfApi, target: Target, remote: Remote, patience: Patience) -> Gating | None:
+    """How the base is gated, where the result will be public."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    is_private = target.options.is_private or (remote.head is not None and remote.is_private)
-    if target.options.yes or is_private or "/" not in target.base:
-        return
+    if target.options.is_private or (remote.head and remote.is_private) or "/" not in target.base:
+        return None
+    gating: Gating | None = None
     try:
         info = patience.call(lambda: api.model_info(target.base))
-        closed = "gated" if info.gated else "private" if info.private else None
+        gating, is_closed = info.gated or None, bool(info.gated or info.private)
     except GatedRepoError:
-        closed = "gated"
+        gating, is_closed = "manual", True
     except RepositoryNotFoundError:
         # It is gone: there is nothing left that says who may have it.
-        closed = None
-    if closed:
-        raise ConsentNeeded(f"{target.base} is {closed}, and {target.repo} would be open to everybody",
-                            hint="read its licence; then say --yes, or keep the result to yourself with --private")
+        is_closed = False
+    if is_closed and not target.options.yes:
+        raise ConsentNeeded(f"{target.base} is {'gated' if gating else 'private'}, and {target.repo} would be public",
+                            hint="read its licence; then say --yes (a new repository asks for access as the base does), "
+                                 "or keep the result to yourself with --private")
+    return gating
 
 
 def _require_free_tags(api: HfApi, target: Target, patience: Patience) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ember_hub.errors import UsageError
 
 Form = Literal["model", "patch"]
+Gating = Literal["auto", "manual"]
 LONGEST = 96
 _TAG = re.compile(r"(?!.*(?:\.\.|//|@\{|\.lock$|[/.]$))[^\s~^:?*\[\\\x00-\x1f\x7f/.-][^\s~^:?*\[\\\x00-\x1f\x7f]*")
 _SLUG = re.compile(r"[\w-]+/[\w.-]+", re.ASCII)
@@ -53,6 +54,8 @@ class Target:
     concept: str
     options: PushOptions
     head: str | None
+    gating: Gating | None = None
+    """How a new repository shall ask for access, because the base does."""
 
 
 @dataclass(frozen=True)
