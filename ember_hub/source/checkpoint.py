@@ -56,6 +56,8 @@ class Checkpoint:
             DiskError: a file may not be read.
         """
         folder = Path(folder)
+        index: Path | None
+        files: tuple[SafetensorsFile, ...]
         if _is_there(folder / SINGLE_FILE):
             index, files = None, (SafetensorsFile.open(folder / SINGLE_FILE),)
         elif _is_there(folder / INDEX_FILE):
