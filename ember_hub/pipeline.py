@@ -13,7 +13,7 @@ from ember_hub.concepts.check import require_fit
 from ember_hub.concepts.pack import ConceptPack
 from ember_hub.errors import GateFailed, UsageError
 from ember_hub.evaluation import registry
-from ember_hub.evaluation.base import Instrument
+from ember_hub.evaluation.base import Battery, Instrument
 from ember_hub.evaluation.gates import require_gates
 from ember_hub.evaluation.harness import require_harness
 from ember_hub.methods import registry as methods
@@ -173,8 +173,9 @@ def _instruments(settings: Settings) -> tuple[Instrument, ...]:
         else:
             registry.build(name, fixed)
     # Where nothing is measured, a limit may be set on whatever could be, and fails.
-    name = "full" if settings.verify.battery in (None, "none") else settings.verify.battery
-    chosen = registry.battery(name, settings.plugins, only=settings.verify.only, skip=settings.verify.skip)
+    asked = settings.verify.battery
+    battery: Battery = "full" if asked is None or asked == "none" else asked
+    chosen = registry.battery(battery, settings.plugins, only=settings.verify.only, skip=settings.verify.skip)
     require_gates(settings.gates, chosen)
     return chosen if settings.is_measured else ()
 

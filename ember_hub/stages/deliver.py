@@ -95,9 +95,20 @@ def _write_card(run: Run, report: Mapping[str, Any], form: Form, repo: str | Non
     run.write_json(f"{folder}/ember/report.json", report)
     for name in card.figures(report, form):
         with run.writing(f"{folder}/ember/{name}.png") as partial:
-            partial.write_bytes((run.folder / FIGURES / f"{name}.png").read_bytes())
+            partial.write_bytes(_figure(run, report, name).read_bytes())
     for path, content in eval_results(of_form(report, form)).items():
         run.write(f"{folder}/{path}", content)
+
+
+def _figure(run: Run, report: Mapping[str, Any], name: str) -> Path:
+    """The figure as the report's stage drew it, or drawn again: it is a function of the report alone."""
+    path = run.folder / FIGURES / f"{name}.png"
+    if not path.is_file():
+        from ember_hub.evaluation.figures import draw_figures
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_figures(report, path.parent)
+    return path
 
 
 def base_card(folder: Path) -> str | None:
