@@ -89,7 +89,7 @@ def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
     instruments = _instruments(settings)
     pack = concepts.find(settings.concept)
     require_fit(pack)
-    targets = _targets(settings, ref, pack)
+    targets = _targets(settings, ref, pack, progress)
     base = resolve(ref, progress, settings.publish.base_id, with_weights=settings.needs_weights)
     progress.say("source", f"{base.name} at {(base.commit or 'unknown')[:12]}")
     kind = Workshop if settings.is_measured else Unmeasured
@@ -180,7 +180,7 @@ def _instruments(settings: Settings) -> tuple[Instrument, ...]:
     return chosen if settings.is_measured else ()
 
 
-def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form, Target]:
+def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack, progress: Progress) -> dict[Form, Target]:
     """Where the results will be pushed, checked before any work is done."""
     if not settings.publish.push:
         return {}
@@ -189,7 +189,7 @@ def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form,
     if base is None and publish.form != "full":
         raise UsageError("a patch is loaded on top of its base, and this base has no name on the Hub",
                          hint="give it with --base-id org/name, or push the full model: --as full")
-    return deliver.planned_targets(publish, base or ref.name, pack.name)
+    return deliver.planned_targets(publish, base or ref.name, pack.name, progress)
 
 
 def _folder(settings: Settings, base: Base, pack: ConceptPack) -> Path:

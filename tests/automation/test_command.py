@@ -20,7 +20,7 @@ BASE, TARGET = "maker/toy-model", "tester/toy-model-ember-toy-inventors-patch"
 
 def watch(toy: Toy, output: Path) -> list[str]:
     return ["watch", "--concept", str(toy.pack), "--method", "none", "--as", "patch", "--output", str(output), *SETTINGS,
-            "--set", 'verify.only=["questions"]', "--here", "--push", "--json"]
+            "--here", "--push", "--json"]
 
 
 def test_from_a_new_commit_to_a_patch_and_then_nothing_more(hub: LoopbackHub, hub_environment: dict[str, str], toy: Toy,
