@@ -13,7 +13,7 @@ from ember_hub.concepts.check import require_fit
 from ember_hub.concepts.pack import ConceptPack
 from ember_hub.errors import GateFailed, UsageError
 from ember_hub.evaluation import registry
-from ember_hub.evaluation.base import Instrument
+from ember_hub.evaluation.base import Battery, Instrument
 from ember_hub.evaluation.gates import require_gates
 from ember_hub.evaluation.harness import require_harness
 from ember_hub.methods import registry as methods
@@ -92,7 +92,7 @@ def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
     instruments = _instruments(settings)
     pack = concepts.find(settings.concept)
     require_fit(pack)
-    targets = _targets(settings, ref, pack)
+    targets = _targets(settings, ref, pack, progress)
     base = resolve(ref, progress, settings.publish.base_id, with_weights=settings.needs_weights)
     progress.say("source", f"{base.name} at {(base.commit or 'unknown')[:12]}")
     kind = Workshop if settings.is_measured else Unmeasured
@@ -199,13 +199,14 @@ def _instruments(settings: Settings) -> tuple[Instrument, ...]:
         else:
             registry.build(name, fixed)
     # Where nothing is measured, a limit may be set on whatever could be, and fails.
-    name = "full" if settings.verify.battery in (None, "none") else settings.verify.battery
-    chosen = registry.battery(name, settings.plugins, only=settings.verify.only, skip=settings.verify.skip)
+    asked = settings.verify.battery
+    battery: Battery = "full" if asked is None or asked == "none" else asked
+    chosen = registry.battery(battery, settings.plugins, only=settings.verify.only, skip=settings.verify.skip)
     require_gates(settings.gates, chosen)
     return chosen if settings.is_measured else ()
 
 
-def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form, Target]:
+def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack, progress: Progress) -> dict[Form, Target]:
     """Where the results will be pushed, checked before any work is done."""
     if not settings.publish.push:
         return {}
@@ -214,7 +215,7 @@ def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form,
     if base is None and publish.form != "full":
         raise UsageError("a patch is loaded on top of its base, and this base has no name on the Hub",
                          hint="give it with --base-id org/name, or push the full model: --as full")
-    return deliver.planned_targets(publish, base or ref.name, pack.name)
+    return deliver.planned_targets(publish, base or ref.name, pack.name, progress)
 
 
 def _folder(settings: Settings, base: Base, pack: ConceptPack) -> Path:

@@ -30,7 +30,7 @@ def publication(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def publishing(given: dict[str, Any]) -> dict[str, Any]:
     """What was given of these options, as settings; what was left out is left to the other sources."""
-    found = {key: True for key in ("private", "create_pr", "yes", "push_anyway") if given[key]}
+    found: dict[str, Any] = {key: True for key in ("private", "create_pr", "yes", "push_anyway") if given[key]}
     found |= {"tags": list(given["tags"])} if given["tags"] else {}
     return found | ({"collection": given["collection"]} if given["collection"] else {})
 

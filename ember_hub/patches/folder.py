@@ -69,6 +69,7 @@ def read(folder: Path) -> Patch:
     about = parse(folder / PATCH_FILE, content, Fields(folder / ADAPTER_CONFIG, said).get("base_model_name_or_path", str))
     undo = _undo(folder / UNDO_FILE, about)
     weights, _ = read_tensors(folder / ADAPTER_WEIGHTS)
+    factors: Factors | None
     if about.format == "lora-embed":
         rows, guard, factors = _from_factors(about, undo, weights, folder)
     else:

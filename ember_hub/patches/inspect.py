@@ -62,8 +62,8 @@ def lines(about: Mapping[str, Any]) -> Iterator[str]:
 def _moves(patch: Patch) -> np.ndarray | None:
     if patch.originals is None:
         return None
-    before, code = numerics.norms(patch.originals, patch.table.dtype), patch.table.dtype
-    moved = [np.linalg.norm(patch.deltas("measure it", block), axis=1) for block in numerics.blocks(patch.rows, code)]
+    before = numerics.norms(patch.originals, patch.table.dtype)
+    moved = [np.linalg.norm(patch.deltas("measure it", block), axis=1) for block in numerics.blocks(*patch.rows.shape)]
     return np.concatenate(moved) / np.maximum(before, np.finfo(np.float64).tiny)
 
 

@@ -19,19 +19,19 @@ _EXPONENTS = {"F64": (np.uint64, 0x7FF0000000000000), "F32": (np.uint32, 0x7F800
               "BF16": (np.uint16, 0x7F80)}
 
 
-_AT_ONCE = 2**20
-"""Numbers that are computed with at once: a patch may have as many rows as fit into memory as bytes, but not as float64."""
+_AT_ONCE = 4 * 2**20
+"""Bytes of rows that are computed with at once: all rows of a patch fit into memory as bytes, perhaps not as float64."""
 
 
-def blocks(rows: np.ndarray, code: str) -> Iterator[slice]:
-    """Raw rows (n, bytes) in blocks to compute with one after the other."""
-    step = max(1, _AT_ONCE * ITEM_SIZES[code] // max(1, rows.shape[1]))
-    return (slice(begin, begin + step) for begin in range(0, len(rows), step))
+def blocks(count: int, row_size: int) -> Iterator[slice]:
+    """So many rows of so many bytes in blocks, to compute with one after the other."""
+    step = max(1, _AT_ONCE // max(1, row_size))
+    return (slice(begin, begin + step) for begin in range(0, count, step))
 
 
 def norms(raw: np.ndarray, code: str) -> np.ndarray:
     """Euclidean length of each raw row: float64 (n,)."""
-    return np.concatenate([np.linalg.norm(decode(raw[block], code).astype(np.float64), axis=1) for block in blocks(raw, code)])
+    return np.concatenate([np.linalg.norm(decode(raw[block], code).astype(np.float64), axis=1) for block in blocks(*raw.shape)])
 
 
 def decode(raw: np.ndarray, code: str) -> np.ndarray:
@@ -59,5 +59,5 @@ def encode(values: np.ndarray, code: str) -> np.ndarray:
 def finite_rows(raw: np.ndarray, code: str) -> np.ndarray:
     """Which raw rows (n, bytes) hold numbers only, neither NaN nor infinity: booleans (n,)."""
     kind, exponent = _EXPONENTS[code]
-    parts = [((raw[block].view(kind) & kind(exponent)) != kind(exponent)).all(axis=1) for block in blocks(raw, code)]
+    parts = [((raw[block].view(kind) & kind(exponent)) != kind(exponent)).all(axis=1) for block in blocks(*raw.shape)]
     return np.concatenate([np.empty(0, bool), *parts])

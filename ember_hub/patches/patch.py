@@ -199,7 +199,7 @@ def sha256(rows: np.ndarray) -> str:
 def rows_of_factors(factors: Factors, originals: np.ndarray, code: str) -> np.ndarray:
     """The raw new rows that these factors make of the original ones."""
     rows = np.empty_like(originals)
-    for block in numerics.blocks(originals, code):
+    for block in numerics.blocks(*originals.shape):
         before = numerics.decode(originals[block], code).astype(np.float64)
         rows[block] = numerics.encode(before + factors.product(block), code)
     return rows

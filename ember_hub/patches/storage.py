@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ class RawTensor:
 def write_tensors(path: Path, tensors: Mapping[str, RawTensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, widest numbers first and then by name, as the library does."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end, ordered = 0, sorted(tensors.items(), key=lambda item: (-item[1].data.nbytes // max(1, np.prod(item[1].shape)), item[0]))
+    end, ordered = 0, sorted(tensors.items(), key=lambda item: (-item[1].data.nbytes // max(1, math.prod(item[1].shape)), item[0]))
     for name, tensor in ordered:
         entries[name] = {"dtype": tensor.code, "shape": list(tensor.shape), "data_offsets": [end, end + tensor.data.nbytes]}
         end += tensor.data.nbytes

@@ -136,7 +136,7 @@ def _rising(ids: Tensor) -> tuple[np.ndarray, Tensor]:
 def _moved(change: LowRankRows | ReplacedRows, order: Tensor, originals: np.ndarray, code: str) -> np.ndarray:
     """The raw rows that the edit makes of the original ones, which are in the order of rising ids."""
     rows = np.empty_like(originals)
-    for block in numerics.blocks(originals, code):
+    for block in numerics.blocks(*originals.shape):
         before = torch.from_numpy(numerics.decode(originals[block], code))
         rows[block] = numerics.encode(_part(change, order[block]).moved(before).numpy(), code)
     return rows

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from ember_hub.errors import GateFailed, HashMismatch, PushRejected
 from ember_hub.progress import Progress
 from ember_hub.publish import card, reproduce
 from ember_hub.publish.eval_results import eval_results
-from ember_hub.publish.push import Form, Pushed, PushOptions, Source, Target, label, preflight, push
+from ember_hub.publish.push import Form, Patience, Pushed, PushOptions, Source, Target, label, preflight, push
 from ember_hub.publish.reproduce import recipe
 from ember_hub.publish.view import of_form
 from ember_hub.run import Run, disk_errors, file_sha256, read_report
@@ -105,19 +106,32 @@ def _write_card(run: Run, report: Mapping[str, Any], form: Form, repo: str | Non
     run.write_json(f"{folder}/ember/report.json", report)
     for name in card.figures(report, form):
         with run.writing(f"{folder}/ember/{name}.png") as partial:
-            partial.write_bytes((run.folder / FIGURES / f"{name}.png").read_bytes())
+            partial.write_bytes(_figure(run, report, name).read_bytes())
     for path, content in eval_results(of_form(report, form)).items():
         run.write(f"{folder}/{path}", content)
     _write_recipe(run, folder)
 
 
 def _write_recipe(run: Run, folder: str) -> None:
-    """`reproduce/`, and last of all the hashes of everything beside it."""
+    """`reproduce/`, and last of all the hashes of everything beside it; nothing for a run that kept no recipe."""
+    if not (run.folder / reproduce.FOLDER).is_dir():
+        return
     place = run.path(f"{folder}/{reproduce.FOLDER}")
     with disk_errors(place):
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(run.folder / reproduce.FOLDER, place)
     run.write(f"{folder}/{reproduce.SUMS}", recipe.sums(run.folder / folder, lambda name: run.sha256(f"{folder}/{name}", "out")))
+
+
+def _figure(run: Run, report: Mapping[str, Any], name: str) -> Path:
+    """The figure as the report's stage drew it, or drawn again: it is a function of the report alone."""
+    path = run.folder / FIGURES / f"{name}.png"
+    if not path.is_file():
+        from ember_hub.evaluation.figures import draw_figures
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_figures(report, path.parent)
+    return path
 
 
 def base_card(folder: Path) -> str | None:
@@ -148,20 +162,26 @@ def push_run(folder: Path, repo: str | None, form: str, options: PushOptions, *,
     there = {f for f in FORMS[form] if (folder / "out" / f).is_dir()}
     base = report["model"]["repo_id"] or report["model"]["name"]
     with Run.open(folder, {}) as run:
-        found = targets({f: _repo(repo, form, f) for f in FORMS[form] if f in there}, base, report["concept"]["name"], options)
+        found = targets({f: _repo(repo, form, f) for f in FORMS[form] if f in there}, base, report["concept"]["name"], options,
+                        progress)
         return list(_push(run, found, progress))
 
 
-def planned_targets(publish: PublishSettings, base: str, concept: str) -> dict[Form, Target]:
+def planned_targets(publish: PublishSettings, base: str, concept: str, progress: Progress) -> dict[Form, Target]:
     """Where each form of a run that has not begun will go, checked on the Hub."""
     repos = {form: _repo(publish.repo, publish.form, form) for form in FORMS[publish.form]}
     options = PushOptions(publish.private, publish.create_pr, publish.tags, publish.collection, publish.yes)
-    return targets(repos, base, concept, options)
+    return targets(repos, base, concept, options, progress)
 
 
-def targets(repos: Mapping[Form, str | None], base: str, concept: str, options: PushOptions) -> dict[Form, Target]:
+def targets(repos: Mapping[Form, str | None], base: str, concept: str, options: PushOptions, progress: Progress
+            ) -> dict[Form, Target]:
     """Where each form goes, checked on the Hub; None is the default name."""
-    return {form: preflight(repo, base, concept, form, options) for form, repo in repos.items()}
+    return {form: preflight(repo, base, concept, form, options, _patience(progress)) for form, repo in repos.items()}
+
+
+def _patience(progress: Progress) -> Patience:
+    return Patience(say=partial(progress.say, "push"))
 
 
 def _repo(repo: str | None, forms: str, form: Form) -> str | None:
@@ -176,11 +196,11 @@ def _push(run: Run, targets: Mapping[Form, Target], progress: Progress) -> Itera
         _write_card(run, report, form, target.repo)
         with _kept(run, target):
             pushed = push(run.folder / "out" / form, target, f"Erase {report['concept']['title']} with ember-hub",
-                          source=_source(report["model"]), progress=progress)
+                          source=_source(report["model"]), progress=progress, patience=_patience(progress))
             _require_same(run.folder / "out" / form, pushed)
             done[form] = pushed.to_json()
             run.write_json("pushed.json", done)
-            label(pushed, target)
+            label(pushed, target, _patience(progress))
         yield pushed
 
 

@@ -34,7 +34,7 @@ class Heard:
         return Quiet().steps(title, total)
 
 asked, waits = json.loads(sys.argv[1]), []
-patience = Patience(sleep=waits.append)
+patience = Patience(sleep=waits.append, say=lambda text: Heard.said.append(text))
 seen = {"said": Heard.said, "waits": waits}
 source = Source(*asked["source"]) if asked["source"] else None
 options = PushOptions(**asked["options"] | {"tags": tuple(asked["options"].get("tags", ()))})

@@ -69,7 +69,10 @@ def test_a_hub_that_is_busy_for_a_moment_is_asked_again(hub, publish, result, me
     hub.fail_next(method, path, status=429, headers=WINDOW)
     hub.drop_next(method, path)
 
-    assert publish(result)["waits"] == [1.0, 7.0, 55.0, 8.0]
+    seen = publish(result)
+    assert seen["waits"] == [1.0, 7.0, 55.0, 8.0]
+    assert seen["said"][:4] == ["the Hub answers 503: again in 1 s", "the Hub answers 429: again in 7 s",
+                                "the Hub answers 429: again in 55 s", "the Hub cannot be reached: again in 8 s"]
     assert published(hub) == content_of(result)
     assert commits(hub) == 1
 

@@ -16,6 +16,7 @@ from ember_hub.automation.github.command import GATE_FAILED, Ended, run
 from ember_hub.automation.github.issues import open_issues
 from ember_hub.automation.github.runner import Step
 from ember_hub.errors import AutomationError, SourceError
+from ember_hub.publish.markup import escape
 from ember_hub.run import read_report
 from ember_hub.source.gguf import cache_home
 from ember_hub.source.ref import ModelRef
@@ -68,7 +69,7 @@ def issues(step: Step) -> None:
     path = Path(step.asked("decisions"))
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for title in open_issues([json.loads(line) for line in lines], step.scratch, step.asked("run-url")):
-        step.summarize(f"- Issue: {summary.escape(title)}")
+        step.summarize(f"- Issue: {escape(title)}")
 
 
 STEPS: Mapping[str, Callable[[Step], None]] = MappingProxyType(
@@ -82,7 +83,7 @@ def _tell_run(step: Step, ended: Ended, output: Path, began: float) -> None:
         step.summarize(summary.of_failure(ended.complaint))
         return
     report, pushed = read_report(folder), _pushed(folder)
-    first = next(iter(pushed.values()), {})
+    first: dict[str, Any] = next(iter(pushed.values()), {})
     step.output({
         "exit-code": ended.code, "run": folder, "report": folder / "reports/report.json", "repo": first.get("repo"),
         "url": first.get("url"), "efficacy": report["efficacy"], "recovered": report["recovered"],
@@ -92,7 +93,7 @@ def _tell_run(step: Step, ended: Ended, output: Path, began: float) -> None:
 
 def _tell_job(step: Step, ended: Ended) -> None:
     decisions = _decisions(ended)
-    first = decisions[0] if decisions else {}
+    first: dict[str, Any] = decisions[0] if decisions else {}
     figures = first.get("result") or first.get("before") or {}
     step.output({"exit-code": ended.code, "run": first.get("run"), "report": first.get("report"), "repo": first.get("target"),
                  "efficacy": figures.get("efficacy"), "recovered": figures.get("recovered"),

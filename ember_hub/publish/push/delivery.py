@@ -98,7 +98,8 @@ class _Delivery:
         if source is None or not changes.uploads or self.target.form == "patch":
             return changes
         try:
-            pinned = source.commit or self.patience.call(lambda: self.api.model_info(source.repo)).sha
+            repo = source.repo
+            pinned = source.commit or self.patience.call(lambda: self.api.model_info(repo)).sha
             source = replace(source, commit=pinned)
             return changes.copied_from(source, contents_of(self.api, source), self.local)
         except HfHubHTTPError as error:

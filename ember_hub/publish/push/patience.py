@@ -43,6 +43,8 @@ class Patience:
     longest: float = 300.0
     """Seconds. The Hub counts requests in windows of five minutes, so that it seldom asks for more."""
     sleep: Callable[[float], None] = time.sleep
+    say: Callable[[str], None] = lambda text: None
+    """Where it is told that there is a wait."""
 
     def call(self, work: Callable[[], T], settled: Callable[[], T | None] = lambda: None) -> T:
         """Do the work, and again while the Hub is busy.
@@ -65,7 +67,10 @@ class Patience:
                 if attempt + 1 == self.tries:
                     raise
                 asked = _asked_wait(response) if response is not None else None
-                self.sleep(min(_LONGEST_STEP, 2.0**attempt) if asked is None else asked)
+                wait = min(_LONGEST_STEP, 2.0**attempt) if asked is None else asked
+                self.say(f"the Hub {f'answers {response.status_code}' if response is not None else 'cannot be reached'}: "
+                         f"again in {wait:.0f} s")
+                self.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
     @contextmanager
