@@ -34,6 +34,7 @@
         ├── NotReproduced     the same recipe did not give the same result
         ├── GateFailed        a measured value is outside a limit the user set (exit code 3)
         ├── PushRejected      the Hub or the target repository says no
+        ├── ConsentNeeded     a public result of a base that is not public, and nobody said yes (exit code 2)
         └── HashMismatch      what lies on the Hub is not what was sent
 
 Anything else that is raised is a bug and keeps its traceback.
@@ -183,6 +184,10 @@ class GateFailed(PublishError):
 
 class PushRejected(PublishError):
     pass
+
+
+class ConsentNeeded(PublishError):
+    exit_code = 2
 
 
 class HashMismatch(PublishError):

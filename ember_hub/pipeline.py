@@ -13,19 +13,22 @@ from ember_hub.concepts.check import require_fit
 from ember_hub.concepts.pack import ConceptPack
 from ember_hub.errors import GateFailed, UsageError
 from ember_hub.evaluation import registry
-from ember_hub.evaluation.base import Instrument
+from ember_hub.evaluation.base import Battery, Instrument
 from ember_hub.evaluation.gates import require_gates
 from ember_hub.evaluation.harness import require_harness
 from ember_hub.methods import registry as methods
 from ember_hub.progress import Progress, Quiet
 from ember_hub.publish.push import Form, Target
+from ember_hub.publish.reproduce.comparison import Comparison, compare
+from ember_hub.publish.reproduce.original import open_original
 from ember_hub.run import Run, digest
 from ember_hub.settings import Settings
 from ember_hub.source.published import resolve_published
 from ember_hub.source.ref import ModelRef
 from ember_hub.source.resolve import Base, resolve
-from ember_hub.stages import baselines, deliver, embed, unmeasured
+from ember_hub.stages import again, baselines, deliver, embed, unmeasured
 from ember_hub.stages import verify as check
+from ember_hub.stages.again import Changes, settings_again
 from ember_hub.stages.audit import Audit, find_difference
 from ember_hub.stages.bench import run_bench
 from ember_hub.stages.estimate import announce
@@ -89,7 +92,7 @@ def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
     instruments = _instruments(settings)
     pack = concepts.find(settings.concept)
     require_fit(pack)
-    targets = _targets(settings, ref, pack)
+    targets = _targets(settings, ref, pack, progress)
     base = resolve(ref, progress, settings.publish.base_id, with_weights=settings.needs_weights)
     progress.say("source", f"{base.name} at {(base.commit or 'unknown')[:12]}")
     kind = Workshop if settings.is_measured else Unmeasured
@@ -100,6 +103,7 @@ def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
             _by_rows_alone(shop)
         else:
             _by_measuring(shop)
+        deliver.keep_recipe(shop)
         report = write_report(shop, run.read_json(deliver.FILES))
         deliver.write_cards(shop, report)
         outcome = Outcome(run.folder, report)
@@ -163,6 +167,28 @@ def verify(settings: Settings, edited: str, *, progress: Progress | None = None)
     return Outcome(run.folder, report)
 
 
+def reproduce(text: str, changes: Changes, *, progress: Progress | None = None) -> list[Comparison]:
+    """Make a published result again from its own recipe, and hold what comes out against it.
+
+    Args:
+        text: a repository `org/name[@revision]`, a published folder, or the folder of a finished run.
+        changes: what is different here.
+
+    Returns:
+        One comparison for each form; `require_reproduced` turns a difference into an error.
+
+    Raises:
+        NotReproduced: what is published is not what its own list says; nothing was run.
+        EmberHubError: what went wrong, and what to do next; finished stages are kept.
+    """
+    progress = progress or Quiet()
+    originals = open_original(text, progress)
+    settings = settings_again(originals[0], changes, progress)
+    outcome = erase(settings, progress=progress)
+    here = again.read_environment(outcome.folder, originals[0])
+    return [compare(original, outcome.folder / "out" / original.form, outcome.report, here) for original in originals]
+
+
 def _instruments(settings: Settings) -> tuple[Instrument, ...]:
     """The evaluations and attacks of this run; every name and setting is checked before anything is downloaded."""
     if settings.verify.bench:
@@ -173,13 +199,14 @@ def _instruments(settings: Settings) -> tuple[Instrument, ...]:
         else:
             registry.build(name, fixed)
     # Where nothing is measured, a limit may be set on whatever could be, and fails.
-    name = "full" if settings.verify.battery in (None, "none") else settings.verify.battery
-    chosen = registry.battery(name, settings.plugins, only=settings.verify.only, skip=settings.verify.skip)
+    asked = settings.verify.battery
+    battery: Battery = "full" if asked is None or asked == "none" else asked
+    chosen = registry.battery(battery, settings.plugins, only=settings.verify.only, skip=settings.verify.skip)
     require_gates(settings.gates, chosen)
     return chosen if settings.is_measured else ()
 
 
-def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form, Target]:
+def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack, progress: Progress) -> dict[Form, Target]:
     """Where the results will be pushed, checked before any work is done."""
     if not settings.publish.push:
         return {}
@@ -188,7 +215,7 @@ def _targets(settings: Settings, ref: ModelRef, pack: ConceptPack) -> dict[Form,
     if base is None and publish.form != "full":
         raise UsageError("a patch is loaded on top of its base, and this base has no name on the Hub",
                          hint="give it with --base-id org/name, or push the full model: --as full")
-    return deliver.targets(publish.repo, publish.form, base or ref.name, pack.name, publish.private)
+    return deliver.planned_targets(publish, base or ref.name, pack.name, progress)
 
 
 def _folder(settings: Settings, base: Base, pack: ConceptPack) -> Path:

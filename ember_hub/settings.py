@@ -94,6 +94,10 @@ class PublishSettings(Section):
     push: bool = Field(False, description="Push the result to the Hub.")
     repo: str | None = Field(None, description="Target repository (default: {user}/{base}-ember-{concept}).")
     private: bool = Field(False, description="Create the target repository as private.")
+    create_pr: bool = Field(False, description="Open a pull request instead of committing to the main branch.")
+    tags: tuple[str, ...] = Field((), description="Git tags to set on the commit when it is there.")
+    collection: str | None = Field(None, description="Slug of a collection to add the repository to (owner/name-id).")
+    yes: bool = Field(False, description="Push to a public repository although the base is gated or private.")
     base_id: str | None = Field(None, description="Hub id of the base when it is given as a folder or GGUF file.")
     push_anyway: bool = Field(False, description="Push although a gate failed; the card then says so first.")
 
@@ -118,6 +122,10 @@ class Settings(Section):
     publish: PublishSettings = PublishSettings()
     plugins: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Settings of methods, evaluations and attacks, by name; what is fixed is not searched.")
+
+    def with_consent(self, yes: bool) -> Settings:
+        """The same, with or without the yes to a public result of a base that is not public."""
+        return self.model_copy(update={"publish": self.publish.model_copy(update={"yes": yes})})
 
     @property
     def is_measured(self) -> bool:

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ember_hub.errors import AutomationError
+from ember_hub.source.hub import hub_errors
 from ember_hub.source.ref import ModelRef
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ class Hub:
         Raises:
             ModelNotFound, GatedModel, SourceError: as the Hub says, after waiting as long as it asks for.
         """
-        from ember_hub.source.resolve import hub_errors
-
         with hub_errors(ModelRef("hub", about)):
             return self._patiently(call, TRIES if again else 1)
 
@@ -83,7 +82,7 @@ class Hub:
 
     def read(self, repo: str, path: str, revision: str) -> bytes:
         """A small file of a model, past the cache: what matters is what lies there now."""
-        from huggingface_hub.utils import get_session, hf_raise_for_status
+        from huggingface_hub import get_session, hf_raise_for_status
 
         def fetch(api: HfApi) -> bytes:
             address = f"{api.endpoint}/{repo}/resolve/{revision}/{path}"
@@ -95,7 +94,7 @@ class Hub:
 
     def now(self) -> datetime:
         """The time by the Hub's clock; by ours when it does not say."""
-        from huggingface_hub.utils import get_session
+        from huggingface_hub import get_session
 
         def fetch(api: HfApi) -> str:
             # Any answer carries the date, a refusal too; this one is small.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ember_hub.automation.hub import Hub
 from ember_hub.automation.jobs import Terms, require_portable, start
@@ -17,6 +18,9 @@ from ember_hub.automation.webhook import OWN_SECRET
 from ember_hub.automation.work import Recipe, assignments
 from ember_hub.errors import AutomationError, SourceError
 from ember_hub.progress import Progress
+
+if TYPE_CHECKING:
+    from huggingface_hub import WebhookWatchedItem
 
 FLAG = "--from-webhook"
 
@@ -39,7 +43,8 @@ def register(hub: Hub, watch: Watch, recipe: Recipe, terms: Terms, namespace: st
         AutomationError: the Hub does not start Jobs for this account, or takes no webhook.
     """
     require_portable(recipe)
-    items = [{"type": "org", "name": org} for org in watch.orgs] + [{"type": "model", "name": model} for model in watch.models]
+    items: list[dict[str, Any] | WebhookWatchedItem] = [{"type": "org", "name": org} for org in watch.orgs]
+    items += [{"type": "model", "name": model} for model in watch.models]
     words = ["watch", FLAG, *watch_words(watch, recipe, namespace)]
     command = terms.command(*words)
     for known in hub.ask("the Hub", lambda api: api.list_webhooks()):

@@ -58,17 +58,14 @@ class Watch:
             re.compile(self.name or "")
         except re.error as error:
             raise ConfigError(f"{self.name!r} is no regular expression: {error}", hint="write --filter name=REGEX") from error
-        seconds(self.since), seconds(self.claim), self.parameters
+        for text in (self.since, self.claim):
+            seconds(text)
+        _number(self.max_parameters or "1")
 
     @property
     def parameters(self) -> int | None:
         """`max_parameters` as a number."""
-        if self.max_parameters is None:
-            return None
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbt]?)", self.max_parameters.strip().lower())
-        if not match:
-            raise ConfigError(f"{self.max_parameters!r} is no number of parameters", hint="write it as 500M or 10B")
-        return int(float(match[1]) * _MULTIPLES[match[2]])
+        return None if self.max_parameters is None else _number(self.max_parameters)
 
     def covers(self, repo: str) -> bool:
         """Whether the repository is one of those that are watched, by its id alone."""
@@ -152,3 +149,10 @@ def seconds(text: str) -> float:
     if not match or not float(match[1]):
         raise ConfigError(f"{text!r} is no length of time", hint="write it as 30m, 6h or 7d")
     return float(match[1]) * _UNITS[match[2]]
+
+
+def _number(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmbt]?)", text.strip().lower())
+    if not match:
+        raise ConfigError(f"{text!r} is no number of parameters", hint="write it as 500M or 10B")
+    return int(float(match[1]) * _MULTIPLES[match[2]])

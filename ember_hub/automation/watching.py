@@ -180,8 +180,9 @@ class Watcher:
 
 
 def _gates(result: Result) -> str:
+    said = {gate["name"]: "not measured" if gate["value"] is None else gate["value"] for gate in result.report["gates"]}
     failed = (gate for gate in result.report["gates"] if not gate["passed"])
-    return "; ".join(f"{gate['name']} is {gate['value']}, the limit is {gate['limit']}" for gate in failed)
+    return "; ".join(f"{gate['name']} is {said[gate['name']]}, the limit is {gate['limit']}" for gate in failed)
 
 
 def _in_public(error: EmberHubError) -> str:

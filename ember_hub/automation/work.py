@@ -41,9 +41,11 @@ class Recipe:
         return cls(settings, pack.name, not any(Path(part).joinpath("pack.toml").is_file() for part in parts))
 
     @property
-    def trains(self) -> bool:
-        """Whether a model has to be loaded: everything but the embedding edit alone, as a patch."""
-        return bool(self.settings.methods) or self.settings.publish.form != "patch"
+    def loads_a_model(self) -> bool:
+        """Whether weights are needed: for everything but the embedding edit alone, as a patch that is not measured."""
+        verify, publish = self.settings.verify, self.settings.publish
+        is_measured = verify.battery not in (None, "none") or bool(verify.only or verify.bench)
+        return bool(self.settings.methods) or publish.form != "patch" or is_measured
 
     @property
     def digest(self) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ember_hub.publish.push import Form
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--form", type=click.Choice(["model", "patch"]), default="model", show_default=True, help="Which card.")
-def card(run: Path, form: str) -> None:
+def card(run: Path, form: Form) -> None:
     """Print the model card of the finished run in the folder RUN."""
     from ember_hub.publish.card import render
     from ember_hub.run import read_report

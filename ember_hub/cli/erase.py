@@ -9,6 +9,7 @@ import click
 
 from ember_hub.cli.live import Live
 from ember_hub.cli.options import concepts, flags, verification
+from ember_hub.cli.publication import publication, publishing, with_consent
 from ember_hub.cli.table import print_report
 
 
@@ -21,8 +22,7 @@ from ember_hub.cli.table import print_report
 @click.option("--as", "form", type=click.Choice(["full", "patch", "both"]), help="What to write.  [default: both]")
 @click.option("--push", "push", is_flag=False, flag_value="", metavar="[REPO]",
               help="Push to the Hub (default: {user}/{base}-ember-{concept}).")
-@click.option("--private", is_flag=True, help="Create the target repository as private.")
-@click.option("--push-anyway", is_flag=True, help="Push although a gate failed; the card then says so first.")
+@publication
 @click.option("--base-id", metavar="ORG/NAME", help="Hub id of the base when MODEL is a folder or a GGUF file.")
 @verification
 def erase(**given: Any) -> None:
@@ -34,7 +34,8 @@ def erase(**given: Any) -> None:
     from ember_hub.settings import resolve
 
     settings = resolve(_flags(given), assignments=given["assignments"], config=given["config"])
-    outcome = run(settings, progress=Live(stages=not given["quiet"]))
+    outcome = with_consent(lambda yes: run(settings.with_consent(yes), progress=Live(stages=not given["quiet"])),
+                           settings.publish.yes)
     if given["as_json"]:
         click.echo(json.dumps(outcome.report, ensure_ascii=False))
     else:
@@ -50,7 +51,7 @@ def _flags(given: dict[str, Any]) -> dict[str, Any]:
     if given["no_ember"]:
         found["ember"] = {"enabled": False}
     publish = found.get("publish", {}) | ({"form": given["form"]} if given["form"] else {})
-    publish |= {key: True for key in ("private", "push_anyway") if given[key]}
+    publish |= publishing(given)
     if given["push"] is not None:
         publish |= {"push": True} | ({"repo": given["push"]} if given["push"] else {})
     return found | ({"publish": publish} if publish else {})

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from ember_hub.evaluation.base import Battery
 
 
 @click.command()
 @click.option("--battery", type=click.Choice(["quick", "standard", "full"]), default="full", show_default=True,
               help="Only what this battery runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def evaluations(battery: str, as_json: bool) -> None:
+def evaluations(battery: Battery, as_json: bool) -> None:
     """The installed evaluations and attacks, with their settings and references."""
     from ember_hub.evaluation.registry import battery as instruments
 

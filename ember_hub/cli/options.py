@@ -52,7 +52,7 @@ def verification(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def flags(given: dict[str, Any]) -> dict[str, Any]:
     """What was given on the command line, as nested settings; what was left out is left to the other sources."""
-    found = {"concept": "+".join(given["concept"])}
+    found: dict[str, Any] = {"concept": "+".join(given["concept"])}
     found |= {key: given[key] for key in ("output", "device", "dtype", "seed") if given[key] is not None}
     if given["trust_remote_code"]:
         found["trust_remote_code"] = True

@@ -98,7 +98,7 @@ def _tensors(name: str, *checkpoints: Checkpoint) -> Sequence[str]:
 
 def _tensor(checkpoint: Checkpoint, name: str, digests: Mapping[str, str]) -> dict[str, Any] | None:
     info = checkpoint.tensors.get(name)
-    return info and {"dtype": info.code, "shape": list(info.shape), "sha256": digests[name]}
+    return None if info is None else {"dtype": info.code, "shape": list(info.shape), "sha256": digests[name]}
 
 
 def _files(base: Checkpoint, edited: Checkpoint, found: FileComparison) -> Iterator[dict[str, Any]]:

@@ -158,7 +158,7 @@ def _worker(hub: Hub, found: Configuration, recipe: Recipe, progress: Live) -> W
 
     if found.where == "jobs":
         return Jobs(recipe, found.terms, hub, progress)
-    if found.where == "auto" and recipe.trains and not _has_gpu():
+    if found.where == "auto" and recipe.loads_a_model and not _has_gpu():
         raise click.UsageError("this recipe loads a model, and there is no GPU here: add --jobs (Hub Jobs), or --here all the same")
     return Here(recipe, progress)
 
@@ -191,8 +191,8 @@ def _write_workflow(given: dict[str, Any], found: Configuration, recipe: Recipe)
         for path, text in contents.items():
             click.echo(f"# {path}\n{text}")
         return
-    for path in write(given["repo_folder"], contents, overwrite=given["yes"]) or ():
-        click.echo(str(path))
+    for written in write(given["repo_folder"], contents, overwrite=given["yes"]):
+        click.echo(str(written))
     click.echo("Note: a webhook of the Hub cannot call GitHub; the workflow asks the Hub on a schedule. It needs the repository "
                "secret HF_TOKEN with a token that may write.", err=True)
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from ember_hub.errors import NotVerified, PatchInvalid, WrongBase
 from ember_hub.patches.patch import Patch, Table, sha256
-from ember_hub.patches.storage import appearing, read_json, require_new
+from ember_hub.patches.storage import appearing_file, require_new
 from ember_hub.patches.undo import Undo, write_undo
-from ember_hub.patches.untie import CONFIG, declare_untied, drop_tensor, untied
+from ember_hub.patches.untie import CONFIG, declare_untied, drop_tensor, read_config, untied
 from ember_hub.progress import Progress
 from ember_hub.source.changes import Change, CopyOf, RowBytes
 from ember_hub.source.checkpoint import Checkpoint
@@ -55,6 +55,7 @@ def apply(patch: Patch, folder: Path, out: Path, progress: Progress, undo: Path 
     tensor = _table_in(checkpoint, table)
     originals = checkpoint.read_row_bytes(tensor, patch.token_ids)
     _require_rows(patch, originals, folder)
+    config = read_config(folder)
     changes: dict[str, Change] = {tensor: RowBytes(patch.token_ids, patch.rows)}
     # A head that the checkpoint holds is the one that transformers reads, also where the config says tied: it stays.
     if patch.guard is not None and table.head is not None and not tensor_names(checkpoint, table.head):
@@ -63,12 +64,10 @@ def apply(patch: Patch, folder: Path, out: Path, progress: Progress, undo: Path 
         raise WrongBase(f"{folder} has one matrix as embedding and head; the patch was made for a base with a head of its own",
                         hint=f"apply it to {patch.base.title}")
     finish = declare_untied if patch.guard is not None else None
-    with appearing(undo) if undo else nullcontext() as partial:
+    with appearing_file(undo) if undo else nullcontext() as partial:
         if partial is not None:
-            config = (folder / CONFIG).read_text("utf-8") if finish else None
-            write_undo(replace(patch, originals=originals, config=config), partial)
-        written = rewrite(checkpoint, out, changes, progress, finish=finish)
-    _require_written(written, tensor, patch.token_ids, patch.new_sha256)
+            write_undo(replace(patch, originals=originals, config=config if finish else None), partial)
+        rewrite(checkpoint, out, changes, progress, finish, _proof(tensor, patch.token_ids, patch.new_sha256))
     return Written(out, len(patch), "given" if table.head in changes else None)
 
 
@@ -93,8 +92,8 @@ def revert(undo: Undo, folder: Path, out: Path, progress: Progress) -> Written:
                         f"{': it holds the rows of the base' if is_base else ''}",
                         hint="there is nothing to undo" if is_base else "name the folder that `patch apply` wrote")
     finish = _restoration(undo, checkpoint, tensor) if undo.guard is not None else None
-    written = rewrite(checkpoint, out, {tensor: RowBytes(about.token_ids, undo.originals)}, progress, finish=finish)
-    _require_written(written, tensor, about.token_ids, about.original_sha256)
+    rewrite(checkpoint, out, {tensor: RowBytes(about.token_ids, undo.originals)}, progress, finish,
+            _proof(tensor, about.token_ids, about.original_sha256))
     return Written(out, len(about.token_ids), "taken" if finish and not about.table.holds_head else None)
 
 
@@ -110,7 +109,7 @@ def undo_of(patch: Patch, base: Path | None) -> Undo:
     checkpoint = Checkpoint.open(base)
     originals = checkpoint.read_row_bytes(_table_in(checkpoint, patch.table), patch.token_ids)
     _require_rows(patch, originals, base)
-    return Undo.of(patch, originals, (base / CONFIG).read_text("utf-8") if patch.guard is not None else None)
+    return Undo.of(patch, originals, read_config(base) if patch.guard is not None else None)
 
 
 def _table_in(checkpoint: Checkpoint, table: Table) -> str:
@@ -142,7 +141,7 @@ def _restoration(undo: Undo, checkpoint: Checkpoint, tensor: str) -> Callable[[P
     table, folder = undo.about.table, checkpoint.folder
     if undo.config is None:
         raise PatchInvalid(f"the config.json of {undo.about.base.title} is not known", hint="name the base: --base")
-    if read_json(folder / CONFIG) != untied(json.loads(undo.config)):
+    if json.loads(read_config(folder)) != untied(json.loads(undo.config)):
         raise WrongBase(f"{folder}/config.json was changed since the patch was applied",
                         hint="put it back, or name the folder that `patch apply` wrote")
     assert table.head is not None, "only a model with a head is tied"
@@ -160,7 +159,10 @@ def _restoration(undo: Undo, checkpoint: Checkpoint, tensor: str) -> Callable[[P
     return restore
 
 
-def _require_written(written: Checkpoint, tensor: str, token_ids: np.ndarray, expected: str) -> None:
-    if sha256(written.read_row_bytes(tensor, token_ids)) != expected:
-        raise NotVerified(f"{tensor} in {written.folder} does not read back as it was written",
-                          hint="the disk or another program changed the files: delete the folder and run the command again")
+def _proof(tensor: str, token_ids: np.ndarray, expected: str) -> Callable[[Checkpoint], None]:
+    """What refuses written weights whose rows do not read back as they were meant."""
+    def prove(written: Checkpoint) -> None:
+        if sha256(written.read_row_bytes(tensor, token_ids)) != expected:
+            raise NotVerified(f"{tensor} does not read back as it was written",
+                              hint="the disk or another program changed the files: run the command again")
+    return prove

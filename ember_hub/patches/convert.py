@@ -44,8 +44,9 @@ def to_lora_embed(patch: Patch, rank: int | None = None) -> Converted:
     factors = _factors(patch, rank)
     rows = rows_of_factors(factors, patch.required_originals("convert it"), patch.table.dtype)
     converted = check(replace(patch, rows=rows, factors=factors, format="lora-embed"))
-    difference = np.abs(converted.values().astype(np.float64) - patch.values())
-    return Converted(converted, int((rows != patch.rows).any(axis=1).sum()), float(difference.max()))
+    differing = (rows != patch.rows).any(axis=1)
+    error = np.abs(converted.deltas("compare", differing) - patch.deltas("compare", differing)).max(initial=0.0)
+    return Converted(converted, int(differing.sum()), float(error))
 
 
 def _factors(patch: Patch, rank: int | None) -> Factors:

@@ -18,8 +18,9 @@ from ember_hub.errors import PatchInvalid
 from ember_hub.patches import adapter
 from ember_hub.patches.description import Description, Fields, describe, parse
 from ember_hub.patches.patch import Factors, Guard, Patch, check, rows_of_factors
-from ember_hub.patches.storage import RawTensor, appearing, read_json, read_tensors, write_json, write_tensors
+from ember_hub.patches.storage import RawTensor, read_json, read_tensors, require_new, write_json, write_tensors
 from ember_hub.patches.undo import Undo, as_guard, table_rows, tensor, write_undo
+from ember_hub.source.output_folder import appearing_folder
 
 PATCH_FILE = "ember_patch.json"
 UNDO_FILE = "undo.safetensors"
@@ -53,12 +54,13 @@ def save(patch: Patch, out: Path, companions_of: Path) -> None:
     Raises:
         DiskError: `out` exists, or cannot be written.
     """
-    with appearing(out) as folder:
-        folder.mkdir()
+    require_new(out)
+    companions = [path for path in sorted(companions_of.iterdir())
+                  if path.is_file() and path.name not in FILES and _COMPANION.fullmatch(path.name)]
+    with appearing_folder(out, _size(patch) + sum(path.stat().st_size for path in companions)) as folder:
         write(patch, folder)
-        for path in sorted(companions_of.iterdir()):
-            if path.is_file() and path.name not in FILES and _COMPANION.fullmatch(path.name):
-                shutil.copyfile(path, folder / path.name)
+        for path in companions:
+            shutil.copyfile(path, folder / path.name)
 
 
 def read(folder: Path) -> Patch:
@@ -67,6 +69,7 @@ def read(folder: Path) -> Patch:
     about = parse(folder / PATCH_FILE, content, Fields(folder / ADAPTER_CONFIG, said).get("base_model_name_or_path", str))
     undo = _undo(folder / UNDO_FILE, about)
     weights, _ = read_tensors(folder / ADAPTER_WEIGHTS)
+    factors: Factors | None
     if about.format == "lora-embed":
         rows, guard, factors = _from_factors(about, undo, weights, folder)
     else:
@@ -81,6 +84,13 @@ def read(folder: Path) -> Patch:
     if patch.new_sha256 != about.new_sha256:
         raise PatchInvalid(f"the new rows in {folder} are not those that {PATCH_FILE} says: their hash differs", hint=_AGAIN)
     return patch
+
+
+def _size(patch: Patch) -> int:
+    """About how many bytes the files of a patch have, rather more."""
+    rank = 0 if patch.factors is None else patch.factors.rank
+    whole = patch.table.vocab if patch.format == "lora-embed" else len(patch)
+    return 2 * patch.rows.nbytes + 4 * rank * (whole + patch.table.d_model) + 64 * len(patch) + 2**16
 
 
 def _undo(path: Path, about: Description) -> Undo | None:

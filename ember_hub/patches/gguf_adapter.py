@@ -13,7 +13,7 @@ import numpy as np
 from ember_hub.errors import PatchInvalid
 from ember_hub.patches.adapter import scattered
 from ember_hub.patches.patch import Patch
-from ember_hub.patches.storage import appearing
+from ember_hub.patches.storage import appearing_file
 
 _OWN_NAMES = {"mistral": "llama", "mixtral": "llama", "gemma3_text": "gemma3", "cohere": "command-r", "gpt_bigcode": "starcoder",
               "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2"}
@@ -37,7 +37,7 @@ def write_gguf(patch: Patch, out: Path, architecture: str | None = None) -> None
         raise PatchInvalid("llama.cpp takes the adapter of a tied embedding for the output head too, which it cannot compute",
                            hint="use `patch apply`, and convert the folder it writes to GGUF: there the head is of its own")
     name = architecture or _architecture(patch.table.model_type)
-    with appearing(out) as partial:
+    with appearing_file(out) as partial:
         writer = gguf.GGUFWriter(partial, name)
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")

@@ -31,9 +31,8 @@ def facts(patch: Patch) -> dict[str, Any]:
 def token_facts(patch: Patch, folder: Path) -> list[dict[str, Any]]:
     """For each token its id, its piece of text where the folder has a tokenizer, its norm now and before, and its move."""
     pieces, moves = _pieces(folder / _PIECES), _moves(patch)
-    new = np.linalg.norm(patch.values().astype(np.float64), axis=1)
-    old = None if patch.originals is None else np.linalg.norm(
-        numerics.decode(patch.originals, patch.table.dtype).astype(np.float64), axis=1)
+    new = numerics.norms(patch.rows, patch.table.dtype)
+    old = None if patch.originals is None else numerics.norms(patch.originals, patch.table.dtype)
     return [{"id": token, "piece": pieces.get(token), "new_norm": float(new[at]),
              "original_norm": None if old is None else float(old[at]), "move": None if moves is None else float(moves[at])}
             for at, token in enumerate(patch.token_ids.tolist())]
@@ -63,8 +62,9 @@ def lines(about: Mapping[str, Any]) -> Iterator[str]:
 def _moves(patch: Patch) -> np.ndarray | None:
     if patch.originals is None:
         return None
-    before = np.linalg.norm(numerics.decode(patch.originals, patch.table.dtype).astype(np.float64), axis=1)
-    return np.linalg.norm(patch.deltas("measure it"), axis=1) / np.maximum(before, np.finfo(np.float64).tiny)
+    before = numerics.norms(patch.originals, patch.table.dtype)
+    moved = [np.linalg.norm(patch.deltas("measure it", block), axis=1) for block in numerics.blocks(*patch.rows.shape)]
+    return np.concatenate(moved) / np.maximum(before, np.finfo(np.float64).tiny)
 
 
 def _spread(moves: np.ndarray) -> dict[str, float]:

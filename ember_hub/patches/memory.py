@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def apply_to(patch: Patch, model: nn.Module) -> None:
     """See `Patch.apply_to`."""
+    from torch import nn
+
     embedding = _embedding(patch, model)
     ids = _require_rows(patch, embedding, patch.originals, patch.rows, "the base's")
     head = _head(model)
@@ -24,7 +26,7 @@ def apply_to(patch: Patch, model: nn.Module) -> None:
             raise WrongBase("the model has one matrix as embedding and head; the patch was made for a base with a head of its own",
                             hint=f"load {patch.base.title}")
         # Untie first, or the output head is edited too.
-        head.weight = type(embedding)(embedding.detach().clone(), requires_grad=embedding.requires_grad)
+        head.weight = nn.Parameter(embedding.detach().clone(), requires_grad=embedding.requires_grad)
         _say_tied(model, False)
     _write(embedding, ids, _values(patch, patch.rows, embedding))
 

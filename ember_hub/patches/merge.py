@@ -31,22 +31,30 @@ def merge(patches: Sequence[Patch]) -> Merged:
     ids, counts = np.unique(np.concatenate([patch.token_ids for patch in patches]), return_counts=True)
     originals, rows = np.zeros((2, len(ids), table.row_size), np.uint8)
     overlapping, is_known = ids[counts > 1], np.zeros(len(ids), bool)
-    sums = np.zeros((len(overlapping), table.d_model))
     for patch in patches:
         _require_same_base(first, patch)
         at, own = np.searchsorted(ids, patch.token_ids), patch.required_originals("merge it")
         if (originals[at] != own)[is_known[at]].any():
             raise WrongBase(f"two patches for {first.base.title} disagree on its rows", hint="make them again from the same base")
         originals[at], rows[at], is_known[at] = own, patch.rows, True
-        is_shared = np.isin(patch.token_ids, overlapping)
-        sums[np.searchsorted(overlapping, patch.token_ids[is_shared])] += patch.deltas("merge it")[is_shared]
-    at = np.searchsorted(ids, overlapping)
-    rows[at] = numerics.encode(numerics.decode(originals[at], table.dtype) + sums, table.dtype)
+    for block in numerics.blocks(len(overlapping), table.row_size):
+        tokens = overlapping[block]
+        at = np.searchsorted(ids, tokens)
+        rows[at] = numerics.encode(numerics.decode(originals[at], table.dtype) + _sum(patches, tokens), table.dtype)
     left = {name: sorted({entry for patch in patches for entry in patch.not_carried.get(name, ())})
             for name in ("methods", "parameters")}
     merged = replace(first, token_ids=ids, rows=rows, originals=originals, original_sha256=sha256(originals), format="tokens",
                      guard=_guard(patches, ids, originals), factors=_factors(patches, ids), not_carried=left)
     return Merged(check(merged), overlapping)
+
+
+def _sum(patches: Sequence[Patch], tokens: np.ndarray) -> np.ndarray:
+    """What all patches together add to these tokens' rows: float64 (m, d_model)."""
+    sums = np.zeros((len(tokens), patches[0].table.d_model))
+    for patch in patches:
+        is_meant = np.isin(patch.token_ids, tokens)
+        sums[np.searchsorted(tokens, patch.token_ids[is_meant])] += patch.deltas("merge it", is_meant)
+    return sums
 
 
 def _require_same_base(first: Patch, other: Patch) -> None:

@@ -5,7 +5,7 @@ Numpy has no bfloat16: such a row stays bytes, and becomes float32 by appending 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -17,6 +17,21 @@ CODES: Mapping[str, str] = {name: code for code, name in NAMES.items()}
 
 _EXPONENTS = {"F64": (np.uint64, 0x7FF0000000000000), "F32": (np.uint32, 0x7F800000), "F16": (np.uint16, 0x7C00),
               "BF16": (np.uint16, 0x7F80)}
+
+
+_AT_ONCE = 4 * 2**20
+"""Bytes of rows that are computed with at once: all rows of a patch fit into memory as bytes, perhaps not as float64."""
+
+
+def blocks(count: int, row_size: int) -> Iterator[slice]:
+    """So many rows of so many bytes in blocks, to compute with one after the other."""
+    step = max(1, _AT_ONCE // max(1, row_size))
+    return (slice(begin, begin + step) for begin in range(0, count, step))
+
+
+def norms(raw: np.ndarray, code: str) -> np.ndarray:
+    """Euclidean length of each raw row: float64 (n,)."""
+    return np.concatenate([np.linalg.norm(decode(raw[block], code).astype(np.float64), axis=1) for block in blocks(*raw.shape)])
 
 
 def decode(raw: np.ndarray, code: str) -> np.ndarray:
@@ -44,4 +59,5 @@ def encode(values: np.ndarray, code: str) -> np.ndarray:
 def finite_rows(raw: np.ndarray, code: str) -> np.ndarray:
     """Which raw rows (n, bytes) hold numbers only, neither NaN nor infinity: booleans (n,)."""
     kind, exponent = _EXPONENTS[code]
-    return ((raw.view(kind) & kind(exponent)) != kind(exponent)).all(axis=1)
+    parts = [((raw[block].view(kind) & kind(exponent)) != kind(exponent)).all(axis=1) for block in blocks(*raw.shape)]
+    return np.concatenate([np.empty(0, bool), *parts])

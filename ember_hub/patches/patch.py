@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Format = Literal["tokens", "lora-embed"]
+ALL = slice(None)
 _AGAIN = "download the patch again, or make it again from its run"
 
 
@@ -100,9 +101,9 @@ class Factors:
     def rank(self) -> int:
         return self.directions.shape[1]
 
-    def product(self) -> np.ndarray:
-        """float64 (n, d_model)."""
-        return self.activations.astype(np.float64) @ self.directions.T.astype(np.float64)
+    def product(self, rows: slice = ALL) -> np.ndarray:
+        """The change of these rows: float64 (n, d_model)."""
+        return self.activations[rows].astype(np.float64) @ self.directions.T.astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +138,7 @@ class Patch:
         """Reads and checks a patch folder, whichever of the two formats it has; reads nothing else.
 
         Raises:
-            PatchInvalid: it is no patch, or contradicts itself: ids, shapes, hashes, values that are not numerics.
+            PatchInvalid: it is no patch, or contradicts itself: ids, shapes, hashes, values that are not numbers.
             CorruptCheckpoint, DiskError: a file of it is truncated, damaged or not readable.
         """
         from ember_hub.patches.folder import read
@@ -163,14 +164,10 @@ class Patch:
                                hint="put its undo.safetensors back into its folder, or make it again from its run")
         return self.originals
 
-    def deltas(self, purpose: str) -> np.ndarray:
-        """New minus original rows, float64 (n, d_model), in the units of the stored embedding."""
-        originals = self.required_originals(purpose)
-        return self.values().astype(np.float64) - numerics.decode(originals, self.table.dtype)
-
-    def values(self) -> np.ndarray:
-        """The new rows as numbers (n, d_model)."""
-        return numerics.decode(self.rows, self.table.dtype)
+    def deltas(self, purpose: str, rows: slice | np.ndarray = ALL) -> np.ndarray:
+        """New minus original of these rows, float64 (n, d_model), in the units of the stored embedding."""
+        originals, code = self.required_originals(purpose)[rows], self.table.dtype
+        return numerics.decode(self.rows[rows], code).astype(np.float64) - numerics.decode(originals, code)
 
     def apply_to(self, model: nn.Module) -> None:
         """Write the new rows into a loaded model, whose head keeps the old ones where the two were one.
@@ -201,7 +198,11 @@ def sha256(rows: np.ndarray) -> str:
 
 def rows_of_factors(factors: Factors, originals: np.ndarray, code: str) -> np.ndarray:
     """The raw new rows that these factors make of the original ones."""
-    return numerics.encode(numerics.decode(originals, code).astype(np.float64) + factors.product(), code)
+    rows = np.empty_like(originals)
+    for block in numerics.blocks(*originals.shape):
+        before = numerics.decode(originals[block], code).astype(np.float64)
+        rows[block] = numerics.encode(before + factors.product(block), code)
+    return rows
 
 
 def check(patch: Patch) -> Patch:

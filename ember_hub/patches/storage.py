@@ -1,4 +1,4 @@
-"""Files of a patch: small safetensors files of raw rows, and output that appears only when it is whole.
+"""Files of a patch: small safetensors files of raw rows, JSON, and a file that appears only when it is whole.
 
 Written by hand because the library's numpy side has no bfloat16, and its metadata no fixed order.
 Source: the safetensors format.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
+import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class RawTensor:
 def write_tensors(path: Path, tensors: Mapping[str, RawTensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, widest numbers first and then by name, as the library does."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end, ordered = 0, sorted(tensors.items(), key=lambda item: (-item[1].data.nbytes // max(1, np.prod(item[1].shape)), item[0]))
+    end, ordered = 0, sorted(tensors.items(), key=lambda item: (-item[1].data.nbytes // max(1, math.prod(item[1].shape)), item[0]))
     for name, tensor in ordered:
         entries[name] = {"dtype": tensor.code, "shape": list(tensor.shape), "data_offsets": [end, end + tensor.data.nbytes]}
         end += tensor.data.nbytes
@@ -107,29 +108,21 @@ def require_new(path: Path) -> None:
 
 
 @contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """A hidden path beside `out`, to be made a file or folder, that takes its name after the block; gone if anything fails.
+def appearing_file(out: Path) -> Iterator[Path]:
+    """A hidden path beside `out`, to write a file to, that takes its name after the block; gone if anything fails.
 
     Raises:
         DiskError: `out` exists, or cannot be written.
     """
     require_new(out)
-    partial = out.with_name(f".{out.name}.new")
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
         yield partial
-        partial.rename(out)
+        partial.replace(out)
     except OSError as error:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DiskError(f"{out} cannot be written: {error.strerror or error}",
                         hint="free some space" if is_full else "choose a place that you may write to") from error
     finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

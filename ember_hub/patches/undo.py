@@ -45,6 +45,9 @@ class Undo:
         try:
             content = json.loads(metadata["patch"])
             about = parse(path, content, str(content["base"].get("repo") or "its base"))
+            config = metadata.get("config.json")
+            # What is put back later must be a config: here it can still be refused.
+            dict(json.loads(config or "{}").items())
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise PatchInvalid(f"{path} is no undo file of ember-hub: {error!r}",
                                hint="give the file that `patch apply --undo` wrote, or the undo.safetensors of a patch") from error
@@ -56,12 +59,14 @@ class Undo:
         if sha256(originals) != about.original_sha256:
             raise PatchInvalid(f"the original rows in {path} are not those it says: their hash differs", hint=_AGAIN)
         check_rows(table, ids, originals, "original")
-        return cls(about, originals, _guard(tensors, about, path), metadata.get("config.json"))
+        return cls(about, originals, _guard(tensors, about, path), config)
 
     @classmethod
     def of(cls, patch: Patch, originals: np.ndarray, config: str | None) -> Undo:
         """What undoes this patch on a base with these rows and this config."""
-        return cls(parse(Path("ember_patch.json"), describe(patch), patch.base.name), originals, patch.guard, config)
+        left = {name: list(names) for name, names in patch.not_carried.items()}
+        about = Description(patch.base, patch.table, patch.token_ids, patch.original_sha256, patch.new_sha256, left, patch.format)
+        return cls(about, originals, patch.guard, config)
 
 
 def write_undo(patch: Patch, path: Path) -> None:

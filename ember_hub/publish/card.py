@@ -1,13 +1,14 @@
 """The model card: everything a reader of the repository needs, from the run's report alone.
 
 Whatever comes from outside (titles, token texts, names, the command) passes one filter, `escape`, on its way into
-Markdown; only text made here is `Safe`. No `.eval_results/` files are written: the Hub takes an entry there only with
-the id of a benchmark dataset on the Hub, and the tests of a concept pack are none. The results go into `model-index`.
+Markdown; only text made here is `Safe`, and the base's own card, which stands apart and says whose it is. The tests of a concept
+pack are no benchmark of the Hub, so their results go into `model-index`; see `eval_results` for those that are.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,13 +16,16 @@ from types import MappingProxyType
 from typing import Any
 
 from ember_hub.errors import PublishError
+from ember_hub.publish import base_card as original
+from ember_hub.publish.citation import bibtex
 from ember_hub.publish.markup import LOCAL_PATH, Safe, block, code, escape, number, one_line, reference, table
 from ember_hub.publish.push import Form, default_repo
+from ember_hub.publish.report.alt import alt_text
 from ember_hub.publish.view import of_form
 from ember_hub.source.ref import is_repo_id
 
-FIGURE = "ember/relearning.png"
-"""Where the card expects the relearning figure."""
+BASE_WORDS = "<!-- from here on: the base's own words -->"
+"""What stands after it is not ours."""
 TOKENS_SHOWN = 60
 TITLES: Mapping[str, str] = MappingProxyType({
     "base": "Before", "edited": "After",
@@ -47,7 +51,7 @@ def render(report: Mapping[str, Any], form: Form, *, base_card: str | None = Non
     """The README.md of a published model or patch.
 
     Args:
-        base_card: the base's own README.md, for its language.
+        base_card: the base's own README.md, for its language, and to be kept below where its licence lets us.
         target_repo: where it is going to lie; a placeholder is shown when unknown.
     """
     from jinja2 import Environment, StrictUndefined
@@ -57,7 +61,9 @@ def render(report: Mapping[str, Any], form: Form, *, base_card: str | None = Non
     environment = Environment(finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                               keep_trailing_newline=True)
     template = (files("ember_hub.publish") / "templates" / "card.md.jinja").read_text(encoding="utf-8")
-    values = {**report, **_parts(report, form), "form": form, "repo": Safe(repo)}
+    base = _base(report["model"], base_card)
+    measure = block(shlex.join(["ember-hub", "verify", repo, "--base", base["base_name"], "--concept", report["concept"]["name"]]))
+    values = {**report, **_parts(report, form), **base, "form": form, "repo": Safe(repo), "measure": measure}
     body = environment.from_string(template).render(values)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     return f"---\n{_metadata(report, form, base_card, repo)}\n---\n\n{body}\n"
@@ -77,9 +83,18 @@ def validate(card_text: str) -> None:
     if "base_model" in data and not is_repo_id(str(data["base_model"])):
         raise PublishError(f"the card names {data['base_model']!r} as base, which is no repository", hint=hint)
     home = re.search(rf"(?<![\w.]){re.escape(str(Path.home()))}(?![\w-])", card_text)
-    if found := LOCAL_PATH.search(card_text) or home:
+    if found := LOCAL_PATH.search(card_text.partition(BASE_WORDS)[0]) or home:
         line = card_text[: found.start()].count("\n") + 1
         raise PublishError(f"line {line} of the card holds a path of this machine", hint=hint)
+
+
+def figures(report: Mapping[str, Any], form: Form) -> tuple[str, ...]:
+    """Names of the figures that the card of this form shows, as `ember/NAME.png`."""
+    shown = of_form(report, form)
+    has = {"attacks": any("edited" in attack["arms"] for attack in shown["attacks"]), "relearning": bool(shown["curves"]),
+           "layers": any(len(c["value"]) > 1 for states in shown["layers"].values() for c in states.values()),
+           "tokens": any(t["mu"] is not None and t["tfidf"] is not None for t in shown["tokens"])}
+    return tuple(name for name, is_drawn in has.items() if is_drawn)
 
 
 def _cell(score: Mapping[str, Any] | None) -> Safe:
@@ -112,7 +127,11 @@ def _parts(report: Mapping[str, Any], form: Form) -> dict[str, Any]:
         "tokens": _tokens(ember["tokens"]) if ember else "",
         "shown": min(TOKENS_SHOWN, len(ember["tokens"])) if ember else 0,
         "command": block(report["command"]), "code": code, "number": number, "count": lambda n: f"{n:,}",
-        "reference": reference, "figure": Safe(FIGURE), "licence_link": Safe(link[0]) if link else "",
+        "reference": reference, "licence_link": Safe(link[0]) if link else "",
+        "figures": [{"name": name, "path": Safe(f"ember/{name}.png"), "alt": alt_text(report, name)}
+                    for name in figures(report, form)],
+        "unmeasured": report["battery"] == "none", "bibtex": Safe(bibtex(report["methods"])),
+        "hours": f"{sum(report['seconds'].values()) / 3600:.2f} hours",
         "others": [method for method in report["methods"] if method["name"] != "ember"],
         "base": Safe(f"[{escape(repo_id)}](https://huggingface.co/{repo_id})")
         if repo_id and is_repo_id(repo_id) else report["model"]["name"],
@@ -120,8 +139,16 @@ def _parts(report: Mapping[str, Any], form: Form) -> dict[str, Any]:
     }
 
 
+def _base(model: Mapping[str, Any], base_card: str | None) -> dict[str, Any]:
+    """How the base is called in commands, and its own card or the way to it."""
+    repo_id = model["repo_id"] if model["repo_id"] and is_repo_id(model["repo_id"]) else None
+    text = original.kept(base_card, model["licence"]["id"], repo_id, model["commit"])
+    return {"base_name": Safe(repo_id) if repo_id else "BASE", "base_text": Safe(text) if text else "",
+            "base_link": Safe(f"[{escape(repo_id)}](https://huggingface.co/{repo_id})") if repo_id else ""}
+
+
 def _title(name: str) -> str:
-    return TITLES.get(name, name.partition(":")[2] or name)
+    return TITLES.get(name) or name.partition(":")[2] or re.sub(r"_known$", ", known", name)
 
 
 def _results(scores: Mapping[tuple[str, str], Mapping[str, Any]], names: Sequence[str]) -> Safe:

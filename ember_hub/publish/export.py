@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,12 +15,13 @@ from torch import Tensor
 
 from ember_hub.edits.edit import Change, Edit, Replaced, ReplacedRows
 from ember_hub.errors import DiskError, EditError, EmptyEdit, NotVerified, ShapeMismatch
+from ember_hub.patches.untie import declare_untied
 from ember_hub.progress import Progress
 from ember_hub.source import rewrite as files
 from ember_hub.source.anatomy import Anatomy
 from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.comparison import FileComparison, compare, sha256_after
-from ember_hub.source.naming import config_parts, says_tied, tensor_name, tensor_names
+from ember_hub.source.naming import says_tied, tensor_name, tensor_names
 
 _AGAIN = "the disk or another program changed the files: run the command again"
 
@@ -57,7 +57,7 @@ def export_model(folder: Path, anatomy: Anatomy, edit: Edit, out: Path, progress
             comparisons.append(compare(base, written, progress))
             prove(base, changes, comparisons[0])
 
-        files.rewrite(base, fresh, changes, progress, finish=_declare_untied if is_untied else None, prove=proven)
+        files.rewrite(base, fresh, changes, progress, finish=declare_untied if is_untied else None, prove=proven)
     return comparisons[0]
 
 
@@ -157,15 +157,6 @@ def _own_head(base: Checkpoint, anatomy: Anatomy) -> dict[str, files.Change]:
     if anatomy.head is None or tensor_names(base, anatomy.head):
         return {}
     return {anatomy.head: files.CopyOf(tensor_name(base, anatomy.embedding))}
-
-
-def _declare_untied(folder: Path) -> None:
-    path = folder / "config.json"
-    config = json.loads(path.read_text("utf-8"))
-    for name, part in config_parts(config):
-        if not name or name == "text_config" or "tie_word_embeddings" in part:
-            part["tie_word_embeddings"] = False
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _expected_sha256(base: Checkpoint, name: str, change: files.Change, comparison: FileComparison) -> str:

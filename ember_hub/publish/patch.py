@@ -89,8 +89,7 @@ def patch_of(base: Base, anatomy: Anatomy, edit: Edit, left_out: Sequence[str] =
     table = _table(base, anatomy, weights)
     token_ids, order = _rising(change.token_ids)
     originals = weights.read_row_bytes(table.tensor, token_ids)
-    before = torch.from_numpy(numerics.decode(originals, table.dtype))
-    rows = numerics.encode(_reordered(change, order).moved(before).numpy(), table.dtype)
+    rows = _moved(change, order, originals, table.dtype)
     if not numerics.finite_rows(rows, table.dtype).all():
         raise EditError(f"new values for {anatomy.embedding!r} are not finite as {table.dtype}", hint="use a lower strength")
     # PEFT believes the config; where a checkpoint holds a head of its own in spite of it, the guard is right too.
@@ -98,7 +97,7 @@ def patch_of(base: Base, anatomy: Anatomy, edit: Edit, left_out: Sequence[str] =
     return check(Patch(
         PatchedBase(base.repo_id or str(base.folder.resolve()), base.repo_id, base.commit, base.source_kind), table,
         token_ids, rows, originals, sha256(originals), guard=_guard(token_ids, anatomy, weights, table) if is_tied else None,
-        factors=_factors((unrounded or edit).changes.get(anatomy.embedding), token_ids, before, rows, table.dtype),
+        factors=_factors((unrounded or edit).changes.get(anatomy.embedding), token_ids, originals, rows, table.dtype),
         not_carried={"methods": list(left_out), "parameters": sorted(set(edit.changes) - {anatomy.embedding})},
         config=(base.folder / "config.json").read_text("utf-8") if is_tied else None))
 
@@ -134,24 +133,34 @@ def _rising(ids: Tensor) -> tuple[np.ndarray, Tensor]:
     return rising.numpy().astype(np.int64), order
 
 
-def _reordered(change: LowRankRows | ReplacedRows, order: Tensor) -> LowRankRows | ReplacedRows:
+def _moved(change: LowRankRows | ReplacedRows, order: Tensor, originals: np.ndarray, code: str) -> np.ndarray:
+    """The raw rows that the edit makes of the original ones, which are in the order of rising ids."""
+    rows = np.empty_like(originals)
+    for block in numerics.blocks(*originals.shape):
+        before = torch.from_numpy(numerics.decode(originals[block], code))
+        rows[block] = numerics.encode(_part(change, order[block]).moved(before).numpy(), code)
+    return rows
+
+
+def _part(change: LowRankRows | ReplacedRows, chosen: Tensor) -> LowRankRows | ReplacedRows:
     if isinstance(change, LowRankRows):
-        return replace(change, token_ids=change.token_ids[order], G=change.G[order])
-    return ReplacedRows(change.token_ids[order], change.values[order])
+        return replace(change, token_ids=change.token_ids[chosen], G=change.G[chosen])
+    return ReplacedRows(change.token_ids[chosen], change.values[chosen])
 
 
-def _factors(change: object, token_ids: np.ndarray, before: Tensor, rows: np.ndarray, code: str) -> Factors | None:
+def _factors(change: object, token_ids: np.ndarray, originals: np.ndarray, rows: np.ndarray, code: str) -> Factors | None:
     """A low-rank edit as a product, if it makes exactly these rows; its strength and its clip go into the activations."""
     if not isinstance(change, LowRankRows) or len(change.token_ids) != len(token_ids):
         return None
     ids, order = _rising(change.token_ids)
-    change = _reordered(change, order)
-    assert isinstance(change, LowRankRows), "reordering keeps the kind"
-    if not np.array_equal(ids, token_ids) or not np.array_equal(numerics.encode(change.moved(before).numpy(), code), rows):
+    if not np.array_equal(ids, token_ids) or not np.array_equal(_moved(change, order, originals, code), rows):
         return None
-    step = (change.strength * change.contribution()).norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    kept = (change.clip * before.double().norm(dim=1, keepdim=True) / step).clamp(max=1.0)
-    activations = -change.strength * change.G.double() * kept
+    G = change.G[order].double()
+    # ‖G_i Fᵀ‖ from the small matrix FᵀF.
+    gram = change.directions.double().T @ change.directions.double()
+    step = abs(change.strength) * ((G @ gram) * G).sum(dim=1).clamp_min(0).sqrt().clamp_min(torch.finfo(G.dtype).tiny)
+    kept = (change.clip * torch.from_numpy(numerics.norms(originals, code)) / step).clamp(max=1.0)
+    activations = -change.strength * G * kept[:, None]
     return Factors(change.directions.float().numpy(), activations.float().numpy())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -28,17 +29,20 @@ def open_for_reading(path: Path) -> BinaryIO:
 
     Raises:
         ModelNotFound: there is no such file.
-        CorruptCheckpoint: it is a link to a file that is gone.
-        DiskError: it may not be read.
+        CorruptCheckpoint: it is a link to a file that is gone, or to itself.
+        DiskError: it may not be read, or is no regular file.
     """
     try:
+        # Opening a pipe would wait for somebody to write into it.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise DiskError(f"{path} is not a regular file", hint="give a folder that holds the model's files themselves")
         return open(path, "rb", buffering=0)
-    except FileNotFoundError as error:
-        if path.is_symlink():
+    except OSError as error:
+        if path.is_symlink() and error.errno in (errno.ENOENT, errno.ELOOP):
             gone = f"{path} links to {os.readlink(path)}, which is gone"
             raise CorruptCheckpoint(gone, hint="download the model again") from error
-        raise ModelNotFound(f"there is no file {path}", hint="check the folder, or download the model") from error
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise ModelNotFound(f"there is no file {path}", hint="check the folder, or download the model") from error
         raise DiskError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
 
 
@@ -85,7 +89,7 @@ def copy_range(
         CorruptCheckpoint: the source ends before the range does.
     """
     start, stop = span
-    shift, buffer = offset - start, memoryview(bytearray(CHUNK))
+    shift, buffer = offset - start, memoryview(bytearray(min(CHUNK, max(0, stop - start))))
     while start < stop:
         count = _copy_in_kernel(source.fileno(), target.fileno(), start, start + shift, stop - start)
         if count == 0:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +16,7 @@ import numpy as np
 
 from ember_hub.errors import CorruptCheckpoint, ModelNotFound, ShapeMismatch, UnsupportedModel
 from ember_hub.source.byte_ranges import open_for_reading, read_ranges
-from ember_hub.source.safetensors_file import SafetensorsFile, TensorInfo, refuse_lfs_pointer, sha256
+from ember_hub.source.safetensors_file import SafetensorsFile, TensorInfo, json_object, refuse_lfs_pointer, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
+_LARGEST_INDEX = 100_000_000
 _OTHER_WEIGHTS = ("*.bin", "*.gguf", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.safetensors")
 
 
@@ -55,6 +56,8 @@ class Checkpoint:
             DiskError: a file may not be read.
         """
         folder = Path(folder)
+        index: Path | None
+        files: tuple[SafetensorsFile, ...]
         if _is_there(folder / SINGLE_FILE):
             index, files = None, (SafetensorsFile.open(folder / SINGLE_FILE),)
         elif _is_there(folder / INDEX_FILE):
@@ -165,6 +168,9 @@ def row_runs(ids: np.ndarray) -> list[tuple[int, int]]:
 def read_weight_map(index: Path) -> dict[str, str]:
     """Tensor name -> shard name, from an index file; raises as `parse_weight_map` does."""
     with open_for_reading(index) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _LARGEST_INDEX:
+            raise CorruptCheckpoint(f"{index} has {size:,} bytes, which is no index", hint="download the index again")
         return parse_weight_map(index, file.read())
 
 
@@ -176,15 +182,12 @@ def parse_weight_map(index: Path, text: bytes) -> dict[str, str]:
     """
     refuse_lfs_pointer(index, text)
     again = "download the index again"
-    try:
-        weight_map = json.loads(text)["weight_map"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptCheckpoint(f"{index} is not a safetensors index: {error!r}", hint=again) from error
+    weight_map = json_object(index, text, "the index").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CorruptCheckpoint(f"{index} maps no tensor to a shard", hint=again)
+        raise CorruptCheckpoint(f"{index} is not a safetensors index: it maps no tensor to a shard", hint=again)
     for shard in weight_map.values():
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise CorruptCheckpoint(f"{index} names a shard outside its folder: {shard!r}", hint=again)
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".."):
+            raise CorruptCheckpoint(f"{index} names a shard outside its folder: {str(shard)[:200]!r}", hint=again)
     return weight_map
 
 
@@ -234,4 +237,4 @@ def _no_checkpoint(folder: Path) -> ModelNotFound | UnsupportedModel:
 
 def _is_there(path: Path) -> bool:
     # A link to a blob that is gone counts: opening it tells more than "not found".
-    return path.exists() or path.is_symlink()
+    return os.path.lexists(path)

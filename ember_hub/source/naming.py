@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ember_hub.errors import UnsupportedModel
+from ember_hub.source.byte_ranges import open_for_reading
+from ember_hub.source.safetensors_file import json_object
 
 if TYPE_CHECKING:
     from ember_hub.source.weights import Weights
@@ -39,8 +40,13 @@ def tensor_names(weights: Weights, parameter: str) -> list[str]:
 
 
 def says_tied(folder: Path) -> bool:
-    """Whether config.json says that head and embedding are one; the checkpoint may hold two all the same."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    """Whether config.json says that head and embedding are one; the checkpoint may hold two all the same.
+
+    Raises:
+        ModelNotFound, CorruptCheckpoint, DiskError: there is no config.json that can be read.
+    """
+    with open_for_reading(folder / "config.json") as file:
+        config = json_object(folder / "config.json", file.read(), "the text")
     return any(part.get("tie_word_embeddings") is True for _, part in config_parts(config))
 
 

@@ -185,12 +185,12 @@ def _write_index(index: Path, homes: Mapping[str, tuple[TensorInfo, Path]], fold
         _copy_file(index, folder / index.name)
         return
     content = json.loads(index.read_text("utf-8"))
-    weight_map, totals = content["weight_map"], content.get("metadata") or {}
+    weight_map, totals = content["weight_map"], content.get("metadata")
     is_sorted = list(weight_map) == sorted(weight_map)
     for name, (info, home) in homes.items():
         weight_map[name] = home.name
         for key, amount in (("total_size", info.size), ("total_parameters", info.size // info.itemsize)):
-            if isinstance(totals.get(key), int | float):
+            if isinstance(totals, dict) and isinstance(totals.get(key), int | float):
                 totals[key] += amount
     if is_sorted:
         content["weight_map"] = dict(sorted(weight_map.items()))

@@ -35,6 +35,9 @@ _TORCH_NAMES = {
 }  # fmt: skip
 _PAGE = 4096
 _LARGEST_HEADER = 100_000_000
+_LARGEST_SIZE = 2**63 - 1
+_MOST_AXES = 64
+_MOST_SHOWN = 200
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _AGAIN = "download the file again; a copy that was interrupted looks like this"
 
@@ -129,16 +132,16 @@ class SafetensorsFile:
             CorruptCheckpoint: the header is not JSON, or its offsets leave gaps, overlap or miss the file's end.
             UnsupportedModel: a tensor has a dtype of less than a byte, or one that torch does not have.
         """
-        entries = _entries(path, header)
+        entries = json_object(path, header, "the header")
         metadata = entries.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise CorruptCheckpoint(f"the metadata of {path} is not a map of strings: {metadata!r}", hint=_AGAIN)
+            raise CorruptCheckpoint(f"the metadata of {path} is not a map of strings: {str(metadata)[:_MOST_SHOWN]}", hint=_AGAIN)
         tensors = [_tensor_info(path, name, entry, 8 + len(header)) for name, entry in entries.items()]
         tensors.sort(key=lambda info: (info.start, info.stop))
         end = 8 + len(header)
         for info in tensors:
             if info.start != end:
-                found = f"{info.name!r} in {path} starts at byte {info.start:,} instead of {end:,}"
+                found = f"{info.name[:_MOST_SHOWN]!r} in {path} starts at byte {info.start:,} instead of {end:,}"
                 raise CorruptCheckpoint(found, hint=_AGAIN)
             end = info.stop
         if end != size:
@@ -204,31 +207,53 @@ def sha256(info: TensorInfo) -> str:
     return digest.hexdigest()
 
 
-def _entries(path: Path, header: bytes) -> dict[str, Any]:
+def json_object(path: Path, text: bytes, what: str) -> dict[str, Any]:
+    """Strict JSON: UTF-8, an object, no name twice, no text that cannot be written again.
+
+    Raises:
+        CorruptCheckpoint: it is not.
+    """
     try:
-        return dict(json.loads(header, object_pairs_hook=_unique))
+        return dict(json.loads(text.decode("utf-8"), object_pairs_hook=_checked))
     except (ValueError, TypeError, RecursionError) as error:
-        raise CorruptCheckpoint(f"the header of {path} is not a JSON object: {error}", hint=_AGAIN) from error
+        raise CorruptCheckpoint(f"{what} of {path} is not a JSON object: {str(error)[:_MOST_SHOWN]}", hint=_AGAIN) from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a name appears twice")
+    # An escape can spell half a character, which nothing can print or store.
+    for text in (part for pair in pairs for part in pair if isinstance(part, str)):
+        text.encode("utf-8")
     return dict(pairs)
 
 
 def _tensor_info(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+    malformed = f"{name[:_MOST_SHOWN]!r} in {path} has a malformed entry: {str(entry)[:_MOST_SHOWN]}"
     try:
         code, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptCheckpoint(f"{name!r} in {path} has a malformed entry: {entry!r}", hint=_AGAIN) from error
+        raise CorruptCheckpoint(malformed, hint=_AGAIN) from error
     if not isinstance(code, str) or code not in ITEM_SIZES:
         hint = f"re-save the model with one of {', '.join(ITEM_SIZES)}"
-        raise UnsupportedModel(f"{name!r} in {path} has dtype {code!r}", hint=hint)
-    if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
-        raise CorruptCheckpoint(f"{name!r} in {path} has a malformed entry: {entry!r}", hint=_AGAIN)
-    size = math.prod(shape) * ITEM_SIZES[code]
+        raise UnsupportedModel(f"{name[:_MOST_SHOWN]!r} in {path} has dtype {str(code)[:_MOST_SHOWN]!r}", hint=hint)
+    if not all(type(number) is int and 0 <= number <= _LARGEST_SIZE for number in (*shape, start, stop)):
+        raise CorruptCheckpoint(malformed, hint=_AGAIN)
+    size = _size(shape, ITEM_SIZES[code])
+    if size is None or len(shape) > _MOST_AXES:
+        raise CorruptCheckpoint(malformed, hint=_AGAIN)
     if stop - start != size:
-        found = f"{name!r} in {path} has {stop - start:,} bytes; {code} {list(shape)} needs {size:,}"
+        found = f"{name[:_MOST_SHOWN]!r} in {path} has {stop - start:,} bytes; {code} {list(shape)} needs {size:,}"
         raise CorruptCheckpoint(found, hint=_AGAIN)
     return TensorInfo(name, code, shape, path, data_start + start, data_start + stop)
+
+
+def _size(shape: tuple[int, ...], itemsize: int) -> int | None:
+    """Bytes of a tensor; None where even one without its empty axes would be larger than any file."""
+    size = itemsize
+    for axis in shape:
+        size *= max(axis, 1)
+        # Multiplied to the end, a long list of numbers would keep a machine busy for hours.
+        if size > _LARGEST_SIZE:
+            return None
+    return 0 if 0 in shape else size

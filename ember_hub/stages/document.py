@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str,
         "format": found.syllabus.format if is_measured else None,
         "known": {part: _known(shop, part) for part in PARTS} if is_measured else None,
         "battery": shop.settings.verify.battery, "evaluations": _evaluations(shop, found),
-        "scores": [*(score.to_json() for score in scores(found)), *bench_scores(shop)],
+        "scores": [*(score.to_json() for score in scores(found)), *bench_scores(shop)], "bench": _bench(shop),
         **{key: _rounded(value) for key, value in reports.verdict(found).to_json().items()},
         "ember_alone": _ember_alone(found), "attacks": attacks,
         "recovered": headline and headline["recovered"], "recovered_interval": headline and headline["recovered_interval"],
@@ -69,7 +70,20 @@ def _rounding(shop: Workshop) -> list[str]:
 
 def _environment() -> dict[str, str]:
     return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-            "torch": version("torch"), "transformers": version("transformers"), "ember_hub": __version__}
+            "torch": version("torch"), "transformers": version("transformers"), "ember_hub": __version__,
+            "cores": str(os.cpu_count()), "gpu": _gpu()}
+
+
+def _gpu() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+
+
+def _bench(shop: Workshop) -> dict[str, Any] | None:
+    """Which benchmark tasks were run, and on how many questions each at most."""
+    wanted = shop.settings.verify
+    return {"tasks": list(wanted.bench), "limit": wanted.bench_limit} if wanted.bench else None
 
 
 def _attacks(shop: Workshop, found: Evidence) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from ember_hub.cli.patch import patch as command
 from ember_hub.edits import store
+from ember_hub.errors import PatchInvalid
 from ember_hub.patches.patch import Patch
 from ember_hub.publish.patch import make_patch
 from ember_hub.source.anatomy import anatomy_of_config
@@ -94,6 +95,14 @@ def test_make_takes_an_edit_file_an_edited_checkpoint_and_a_run(base: Path, made
         assert patch.base.repo == "org/pico"
     assert Patch.open(tmp_path / "from-run").not_carried["methods"] == ["rmu"]
     assert Patch.open(tmp_path / "from-model").factors is None
+
+
+def test_a_patch_of_a_folder_has_no_newer_commit(base: Path, tmp_path: Path) -> None:
+    anatomy = anatomy_of_config(base)
+    make_patch(base_of(base), anatomy, ember_edit(anatomy), tmp_path / "patch")
+    with pytest.raises(PatchInvalid, match="made for a folder") as refused:
+        run("check", tmp_path / "patch")
+    assert "--base-id" in refused.value.hint
 
 
 def test_what_cannot_be_is_refused_in_two_lines(base: Path, made: Path, tmp_path: Path) -> None:

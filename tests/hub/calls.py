@@ -22,6 +22,8 @@ class Account:
     name: str
     role: str = "write"
     organizations: tuple[str, ...] = ()
+    only: str | None = None
+    """The one repository that the token is good for; None: all of the account's."""
 
     def belongs_to(self, namespace: str) -> bool:
         return namespace == self.name or namespace in self.organizations
@@ -93,16 +95,28 @@ class Call:
         """The repository in the path, for calls that change it."""
         repository = self.repository()
         self.require_write(repository.namespace)
+        if self.account is not None and self.account.only not in (None, repository.id):
+            raise Refusal(403, f"This token is for {self.account.only} only")
         return repository
 
-    def require_write(self, namespace: str) -> Account:
+    def proposable_repository(self) -> Repository:
+        """The repository in the path, for calls that only prepare a change: whoever may read it may propose one."""
+        repository = self.repository()
+        self.require_role()
+        return repository
+
+    def require_role(self) -> Account:
         if self.account is None:
             raise Refusal(401, "Invalid username or password.")
         if self.account.role != "write":
             raise Refusal(403, "This token has role read: a token with role write is required")
-        if not self.account.belongs_to(namespace):
-            raise Refusal(403, f"You don't have the rights to write under the namespace {namespace!r}")
         return self.account
+
+    def require_write(self, namespace: str) -> Account:
+        account = self.require_role()
+        if not account.belongs_to(namespace):
+            raise Refusal(403, f"You don't have the rights to write under the namespace {namespace!r}")
+        return account
 
     def commit(self, repository: Repository) -> Commit:
         revision = self.parts.get("revision", "main")

@@ -68,6 +68,11 @@ def delete(call: Call) -> Reply:
     return Reply({})
 
 
+def change_settings(call: Call) -> Reply:
+    call.own_repository().is_gated = bool(call.json().get("gated"))
+    return Reply({})
+
+
 def info(call: Call) -> Reply:
     repository = call.repository()
     commit = call.commit(repository)
@@ -104,20 +109,23 @@ def tree(call: Call) -> Reply:
     is_recursive = call.asked("recursive").lower() in ("true", "1")
     listed = [path for path in (*sorted(commit.folders), *commit.files)
               if path.startswith(inside) and (is_recursive or "/" not in path[len(inside):])]
-    return Reply([_entry(commit, path) for path in listed], headers={"X-Repo-Commit": commit.oid})
+    return Reply([_entry(call, commit, path) for path in listed], headers={"X-Repo-Commit": commit.oid})
 
 
 def paths_info(call: Call) -> Reply:
     commit = call.commit(call.repository())
     # The client sends a form here, where every other call sends JSON.
     asked = [path.strip("/") for path in parse_qs(call.read().decode()).get("paths", [])]
-    return Reply([_entry(commit, path) for path in asked if path in commit.files or path in commit.folders])
+    return Reply([_entry(call, commit, path) for path in asked if path in commit.files or path in commit.folders])
 
 
 def refs(call: Call) -> Reply:
-    branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid}
-                for name, oid in call.repository().branches.items()]
-    return Reply({"branches": branches, "converts": [], "tags": [], "pullRequests": []})
+    repository = call.repository()
+    named = {"branches": ("heads", repository.branches), "tags": ("tags", repository.tags),
+             "pullRequests": ("pr", {str(request.number): request.head for request in repository.pull_requests})}
+    listed = {key: [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": oid} for name, oid in found.items()]
+              for key, (kind, found) in named.items()}
+    return Reply(listed | {"converts": []})
 
 
 def commits(call: Call) -> Reply:
@@ -141,6 +149,8 @@ def _target(call: Call, request: dict[str, Any]) -> tuple[str, str, str]:
     """Kind, full name and author of the repository that a create or delete speaks of; refuses who may not do it."""
     namespace = request.get("organization") or (call.account.name if call.account else "")
     account = call.require_write(namespace)
+    if account.only is not None:
+        raise Refusal(403, f"This token is for {account.only} only")
     return f"{request.get('type') or 'model'}s", f"{namespace}/{request['name']}", account.name
 
 
@@ -182,14 +192,14 @@ def _sibling(path: str, file: StoredFile, *, with_size: bool) -> dict[str, Any]:
     return {"rfilename": path, "size": file.size, "blobId": file.oid} | (large if file.is_large else {})
 
 
-def _entry(commit: Commit, path: str) -> dict[str, Any]:
+def _entry(call: Call, commit: Commit, path: str) -> dict[str, Any]:
     """A line of a tree. The SHA-256 is called `oid` here and `sha256` in `_sibling`: that is the Hub's protocol."""
     if path in commit.folders:
         return {"type": "directory", "oid": hashlib.sha1(path.encode()).hexdigest(), "size": 0, "path": path}
     file = commit.files[path]
-    large = {"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": file.pointer_size},
-             # Without a Xet hash the client refuses to copy a file between repositories.
-             "xetHash": file.sha256}
+    large: dict[str, Any] = {"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": file.pointer_size}}
+    if call.repository().has_xet:
+        large["xetHash"] = file.sha256
     return {"type": "file", "oid": file.oid, "size": file.size, "path": path} | (large if file.is_large else {})
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from .pushing import Publisher, write_result
 from .server import LoopbackHub
 
 
@@ -36,3 +37,13 @@ def hub_environment(hub: LoopbackHub, tmp_path: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }
+
+
+@pytest.fixture
+def publish(hub_environment: dict[str, str]) -> Publisher:
+    return Publisher(hub_environment)
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    return write_result(tmp_path / "result", {"model.safetensors": b"erased" * 100})

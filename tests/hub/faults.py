@@ -30,3 +30,5 @@ class Fault:
     refusal: Reply | None = None
     cut_after: int | None = None
     change: Callable[[Reply], Reply] | None = None
+    skip: int = 0
+    """How many matching requests are let through first."""

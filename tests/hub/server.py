@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Self, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from . import catalog, jobs, transfer, webhooks
+from . import catalog, community, jobs, transfer, webhooks
 from .calls import Account, Call, Refusal, Reply
 from .faults import Fault, Request
 from .store import Store, chunks
@@ -44,6 +44,7 @@ ROUTES: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
     ("DELETE", r"/api/repos/delete", catalog.delete),
     ("GET", r"/api/models", catalog.list_models),
     ("GET", API, catalog.info),
+    ("PUT", rf"{API}/settings", catalog.change_settings),
     ("GET", rf"{API}/revision/{REVISION}", catalog.info),
     ("GET", rf"{API}/auth-check(?P<write>/write)?", catalog.authorization),
     ("GET", rf"{API}/tree/{REVISION}(?:/(?P<path>.+))?", catalog.tree),
@@ -51,6 +52,11 @@ ROUTES: tuple[tuple[str, str, Callable[[Call], Reply]], ...] = (
     ("GET", rf"{API}/refs", catalog.refs),
     ("GET", rf"{API}/commits/{REVISION}", catalog.commits),
     ("POST", rf"{API}/branch/(?P<branch>[^/]+)", catalog.create_branch),
+    ("POST", rf"{API}/tag/{REVISION}", community.create_tag),
+    ("GET", rf"{API}/discussions", community.discussions),
+    ("GET", rf"/api/collections/{REPO}", community.collection),
+    ("POST", rf"/api/collections/{REPO}/items", community.add_to_collection),
+    ("POST", r"/oauth/token", community.exchange_token),
     ("DELETE", rf"{API}/branch/(?P<branch>[^/]+)", webhooks.delete_branch),
     ("GET", r"/api/settings/webhooks", webhooks.listing),
     ("POST", r"/api/settings/webhooks", webhooks.create),
@@ -86,6 +92,7 @@ class LoopbackHub:
         self.requests: list[Request] = []
         self.crashes: list[BaseException] = []
         self._faults: list[Fault] = []
+        self._meetings: list[tuple[str, str, threading.Barrier]] = []
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -138,11 +145,11 @@ class LoopbackHub:
         return [request for request in self.requests
                 if request.method == method and re.search(path_regex, request.path)]
 
-    def fail_next(self, method: str, path_regex: str, *, status: int = 500, times: int = 1,
+    def fail_next(self, method: str, path_regex: str, *, status: int = 500, times: int = 1, skip: int = 0,
                   headers: Mapping[str, str] | None = None) -> None:
-        """Answer the next matching requests with an error and do nothing else."""
+        """Answer the next matching requests, after `skip` of them, with an error and do nothing else."""
         refusal = Refusal(status, "injected fault", headers=headers).reply
-        self._faults.append(Fault(method, path_regex, times, refusal=refusal))
+        self._faults.append(Fault(method, path_regex, times, refusal=refusal, skip=skip))
 
     def drop_next(self, method: str, path_regex: str, *, after_bytes: int = 0, times: int = 1) -> None:
         """Cut the connection of the next matching requests.
@@ -160,10 +167,26 @@ class LoopbackHub:
         """From now on the storage refuses the signed addresses that were given out before."""
         self.store.signature = secrets.token_urlsafe(16)
 
+    def meet_next(self, method: str, path_regex: str, count: int = 2) -> None:
+        """Let the next matching requests wait for each other, so that they are served at the same time."""
+        self._meetings += [(method, path_regex, barrier) for barrier in [threading.Barrier(count, timeout=60)] * count]
+
+    def meet(self, request: Request) -> None:
+        with self._lock:
+            due = next((meeting for meeting in self._meetings
+                        if meeting[0] == request.method and re.search(meeting[1], request.path)), None)
+            if due:
+                self._meetings.remove(due)
+        if due:
+            due[2].wait()
+
     def take_fault(self, request: Request) -> Fault | None:
         with self._lock:
             for fault in self._faults:
                 if fault.method == request.method and re.search(fault.path_regex, request.path) and fault.times > 0:
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
                     fault.times -= 1
                     return fault
         return None
@@ -221,6 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.headers.get("Authorization", "").removeprefix("Bearer ") or None
         request = Request(self.command, unquote(target.path), target.query, self.headers.get("Range"), token)
         hub.requests.append(request)
+        hub.meet(request)
         fault = hub.take_fault(request)
         body = self._body(request, fault.cut_after if fault else None)
         try:

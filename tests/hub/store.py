@@ -94,6 +94,18 @@ class Commit:
 
 
 @dataclass
+class PullRequest:
+    """A proposed change: its commits lie on `refs/pr/<number>`, beside the branches."""
+
+    number: int
+    title: str
+    author: str
+    created: str
+    head: str
+    status: str = "open"
+
+
+@dataclass
 class Repository:
     """A repository with its branches.
 
@@ -110,6 +122,12 @@ class Repository:
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     large_objects: set[str] = field(default_factory=set)
+    tags: dict[str, str] = field(default_factory=dict)
+    pull_requests: list[PullRequest] = field(default_factory=list)
+    region: str = "us"
+    """Where the objects are stored; the Hub copies none from one region to another."""
+    has_xet: bool = True
+    """Whether large files lie in Xet storage; the client lets no others be copied."""
 
     @property
     def namespace(self) -> str:
@@ -125,7 +143,9 @@ class Repository:
 
     def find(self, revision: str) -> Commit | None:
         """The commit behind a branch name, a full commit id or an unambiguous short one."""
-        oid = self.branches.get(revision.removeprefix("refs/heads/"), revision)
+        proposed = {f"refs/pr/{request.number}": request.head for request in self.pull_requests}
+        refs = proposed | self.tags | self.branches
+        oid = refs.get(revision.removeprefix("refs/heads/"), revision)
         if oid in self.commits:
             return self.commits[oid]
         candidates = [known for known in self.commits if len(oid) >= 7 and known.startswith(oid)]
@@ -144,6 +164,10 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.lock = threading.RLock()
         self.repositories: dict[tuple[str, str], Repository] = {}
+        self.collections: dict[str, list[str]] = {}
+        """Repositories of each collection, by its slug."""
+        self.publishers: dict[str, tuple[str, str]] = {}
+        """For each identity of a job: the repository that trusts it, and the token it gets for that one."""
         self._contents = root / "contents"
         self._contents.mkdir(parents=True, exist_ok=True)
         self._clock = datetime.now(UTC)
@@ -191,13 +215,28 @@ class Store:
     def commit(self, repository: Repository, branch: str, files: Mapping[str, StoredFile], *, title: str,
                description: str = "", author: str) -> Commit:
         with self.lock:
-            parent, date = repository.branches.get(branch), self._now()
-            tree = [(path, file.oid) for path, file in sorted(files.items())]
-            oid = hashlib.sha1(json.dumps([repository.id, parent, title, description, date, tree]).encode()).hexdigest()
-            commit = Commit(oid, parent, title, description, author, date, dict(sorted(files.items())))
-            repository.commits[oid] = commit
-            repository.branches[branch] = oid
+            commit = self._add(repository, repository.branches.get(branch), files, (title, description, author))
+            repository.branches[branch] = commit.oid
             return commit
+
+    def propose(self, repository: Repository, parent: str, files: Mapping[str, StoredFile], *, title: str,
+                description: str = "", author: str) -> tuple[Commit, PullRequest]:
+        """A commit on top of `parent` as a new pull request."""
+        with self.lock:
+            commit = self._add(repository, parent, files, (title, description, author))
+            request = PullRequest(len(repository.pull_requests) + 1, title, author, commit.date, commit.oid)
+            repository.pull_requests.append(request)
+            return commit, request
+
+    def _add(self, repository: Repository, parent: str | None, files: Mapping[str, StoredFile],
+             about: tuple[str, str, str]) -> Commit:
+        title, description, author = about
+        date = self._now()
+        tree = [(path, file.oid) for path, file in sorted(files.items())]
+        oid = hashlib.sha1(json.dumps([repository.id, parent, title, description, date, tree]).encode()).hexdigest()
+        commit = Commit(oid, parent, title, description, author, date, dict(sorted(files.items())))
+        repository.commits[oid] = commit
+        return commit
 
     def add_link(self, source: Path) -> tuple[str, int]:
         """Keep a content where it lies, under a digest of its place instead of its bytes; returns digest and size."""

@@ -45,7 +45,8 @@ def commit_with(hub: LoopbackHub, folder: Path, place: Path, change: Callable[[d
 def test_a_patch_on_the_hub_is_applied_like_one_in_a_folder(hub: LoopbackHub, hub_environment: dict[str, str], published: Path,
                                                            llama_folder: Path, tmp_path: Path) -> None:
     for name, patch in (("from-hub", PATCH), ("from-folder", str(published))):
-        done = ember_hub("patch", "apply", patch, "--to", str(llama_folder), "--out", str(tmp_path / name), environment=hub_environment)
+        done = ember_hub("patch", "apply", patch, "--to", str(llama_folder), "--out", str(tmp_path / name),
+                         environment=hub_environment)
         assert done.returncode == 0, done.stderr
     hubs, folders = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("from-hub", "from-folder"))
     assert hubs == folders

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -266,3 +267,31 @@ def test_a_call_the_hub_does_not_know_says_so(hub):
 
     assert status == 501
     assert headers["X-Error-Message"] == "the loopback Hub has no GET /api/spaces/lab/demo/runtime"
+
+
+def test_a_file_of_holes_is_served_where_it_lies(hub, tmp_path):
+    (tmp_path / "huge").mkdir()
+    with (tmp_path / "huge" / "model.safetensors").open("wb") as file:
+        file.truncate(800 * 10**9)
+        file.seek(700 * 10**9)
+        file.write(b"row")
+    sha = hub.add_repo("lab/huge", tmp_path / "huge", in_place=True)
+
+    part = "bytes=699999999999-700000000003"
+    status, headers, body = fetch(hub, "GET", f"/lab/huge/resolve/{sha}/model.safetensors", Range=part)
+    assert (status, body) == (206, b"\0row\0")
+    assert headers["Content-Range"] == f"bytes {part.removeprefix('bytes=')}/800000000000"
+
+
+def test_answers_can_be_changed_and_addresses_expire(hub, model_folder):
+    hub.redirects_large_files = True
+    sha = hub.add_repo("lab/base", model_folder)
+    path = f"/lab/base/resolve/{sha}/model.safetensors"
+    signed = fetch(hub, "GET", path)[1]["Location"].partition("/-/")[2]
+
+    assert fetch(hub, "GET", f"/-/{signed}", Range="bytes=0-7")[0] == 206
+    hub.expire_addresses()
+    assert fetch(hub, "GET", f"/-/{signed}", Range="bytes=0-7")[0] == 403
+    hub.change_next("HEAD", path, lambda reply: replace(reply, headers={"X-Repo-Commit": "0" * 40}))
+    assert fetch(hub, "HEAD", path)[1]["X-Repo-Commit"] == "0" * 40
+    assert fetch(hub, "HEAD", path)[1]["X-Repo-Commit"] == sha

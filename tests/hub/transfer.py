@@ -13,7 +13,8 @@ from .store import Repository, StoredFile, is_large
 
 def preupload(call: Call) -> Reply:
     """How each file is to be sent. `oid` of what is there lets the client leave out files that did not change."""
-    present = call.commit(call.own_repository()).files
+    repository = call.proposable_repository() if "create_pr" in call.query else call.own_repository()
+    present = call.commit(repository).files
     modes = []
     for file in call.json()["files"]:
         path, mode = file["path"], "lfs" if is_large(file["path"], file["size"]) else "regular"
@@ -24,7 +25,8 @@ def preupload(call: Call) -> Reply:
 
 def lfs_batch(call: Call) -> Reply:
     """Where to send each object. One without `actions` is already there."""
-    repository = call.own_repository()
+    # The client does not say here whether the objects are for a commit or for a pull request.
+    repository = call.proposable_repository()
     objects = [{"oid": asked["oid"], "size": asked["size"], "authenticated": True,
                 **_upload_actions(call, repository, asked["oid"])} for asked in call.json()["objects"]]
     return Reply({"transfer": "basic", "objects": objects, "hash_algo": "sha256"})
@@ -41,7 +43,7 @@ def lfs_upload(call: Call) -> Reply:
 
 
 def lfs_verify(call: Call) -> Reply:
-    repository, asked = call.own_repository(), call.json()
+    repository, asked = call.proposable_repository(), call.json()
     if asked["oid"] not in repository.large_objects or call.store.path(asked["oid"]).stat().st_size != asked["size"]:
         raise Refusal(404, f"object {asked['oid']} of {asked['size']} bytes was not uploaded")
     return Reply({})
@@ -55,28 +57,37 @@ def lfs_duplicate(call: Call) -> Reply:
         raise Refusal(404, "Repository not found", "RepoNotFound")
     call.require_write(target.namespace)
     asked = {file["sha256"] for file in request["files"]}
+    if source.region != target.region:
+        failed = [{"sha256": sha256, "error": "stored in another region"} for sha256 in sorted(asked)]
+        return Reply({"success": [], "failed": failed})
     target.large_objects |= asked & source.large_objects
     missing = [{"sha256": sha256, "error": "not in the source repository"} for sha256 in asked - source.large_objects]
     return Reply({"success": sorted(asked & source.large_objects), "failed": missing})
 
 
 def commit(call: Call) -> Reply:
-    repository, branch = call.own_repository(), call.parts["revision"]
+    """A commit on a branch, or on a new pull request against it."""
+    is_proposed = "create_pr" in call.query
+    repository = call.proposable_repository() if is_proposed else call.own_repository()
+    branch, author = call.parts["revision"], call.account.name if call.account else ""
     header, *operations = [json.loads(line) for line in call.read().splitlines()]
     with call.store.lock:
         if branch not in repository.branches:
             raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
         head, parent = repository.branches[branch], header["value"].get("parentCommit")
-        if parent is not None and not head.startswith(parent):
+        if parent is not None and not is_proposed and not head.startswith(parent):
             raise Refusal(412, "A commit has happened since. Please refresh and try again.")
         files = dict(repository.commits[head].files)
         for operation in operations:
             _apply(call, repository, files, operation["key"], operation["value"])
-        made = call.store.commit(repository, branch, files, title=header["value"]["summary"],
-                                 description=header["value"].get("description", ""),
-                                 author=call.account.name if call.account else "")
-    url = f"{call.url}/{repository.web_path}/commit/{made.oid}"
-    return Reply({"success": True, "commitOid": made.oid, "commitUrl": url, "hookOutput": ""})
+        about = {"title": header["value"]["summary"], "description": header["value"].get("description", ""), "author": author}
+        page, proposed = f"{call.url}/{repository.web_path}", {}
+        if is_proposed:
+            made, request = call.store.propose(repository, parent or head, files, **about)
+            proposed = {"pullRequestUrl": f"{page}/discussions/{request.number}"}
+        else:
+            made = call.store.commit(repository, branch, files, **about)
+    return Reply({"success": True, "commitOid": made.oid, "commitUrl": f"{page}/commit/{made.oid}", "hookOutput": ""} | proposed)
 
 
 def resolve(call: Call) -> Reply:

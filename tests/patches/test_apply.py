@@ -10,20 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 import ember_hub
-from ember_hub.errors import DiskError, PatchInvalid, WrongBase
+from ember_hub.errors import DiskError, EmberHubError, PatchInvalid, WrongBase
 from ember_hub.patches.apply import apply, revert, undo_of
 from ember_hub.patches.patch import Patch
-from ember_hub.patches.undo import Undo
+from ember_hub.patches.undo import Undo, write_undo
 from ember_hub.progress import Quiet
+from ember_hub.publish.patch import make_patch
+from ember_hub.source.anatomy import anatomy_of_config
 from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.comparison import compare
-from tests.publish.edits import IDS
+from tests.publish.edits import IDS, base_of, ember_edit
 
 INPUTS = torch.tensor([sorted(IDS)[:24], [1, 5, 99, 300, *range(320, 340)]])
 
@@ -38,12 +39,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_the_applied_folder_answers_as_peft_does_with_the_patch(kind: str, bases: dict[str, Path], patches: dict[str, Path],
-                                                               tmp_path: Path) -> None:
-    written = apply(Patch.open(patches[kind]), bases[kind], tmp_path / "out", Quiet())
-    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(bases[kind]), patches[kind])
-    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), logits(adapted))
-    assert not torch.equal(logits(AutoModelForCausalLM.from_pretrained(bases[kind])), logits(adapted))
+def test_the_applied_folder_answers_as_transformers_does_with_the_patch(kind: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    anatomy = anatomy_of_config(bases[kind])
+    patch = make_patch(base_of(bases[kind]), anatomy, ember_edit(anatomy), tmp_path / "patch")
+    written = apply(patch, bases[kind], tmp_path / "out", Quiet())
+    patched = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "patch"))
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out")), patched)
+    assert not torch.equal(logits(AutoModelForCausalLM.from_pretrained(bases[kind])), patched)
     assert (written.rows, written.head) == (len(IDS), None if kind.startswith("untied") else "given")
 
 
@@ -80,6 +82,8 @@ def test_a_loaded_model_takes_the_patch_and_gives_it_back(kind: str, dtype: torc
     apply(patch, bases[kind], tmp_path / "out", Quiet())
     patch.apply_to(model)
     assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=dtype)))
+    model.save_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=dtype)))
     with pytest.raises(WrongBase, match="nothing to do"):
         patch.apply_to(model)
     patch.remove_from(model)
@@ -122,6 +126,22 @@ def test_an_output_that_exists_is_refused(bases: dict[str, Path], patches: dict[
         assert "another output" in refused.value.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "link"]
     assert (tmp_path / "kept").read_text() == "Dear Anna"
+
+
+def test_a_config_that_cannot_be_read_is_refused(bases: dict[str, Path], patches: dict[str, Path], tmp_path: Path) -> None:
+    patch = Patch.open(patches["tied"])
+    (config := Path(shutil.copytree(bases["tied"], tmp_path / "base")) / "config.json").write_text("{")
+    for damage in (lambda: config.write_bytes('{"é": 1}'.encode("latin-1")), config.unlink):
+        with pytest.raises(EmberHubError, match=r"config\.json") as refused:
+            apply(patch, tmp_path / "base", tmp_path / "out", Quiet(), undo=tmp_path / "undo")
+        assert refused.value.hint
+        damage()
+    with pytest.raises(EmberHubError, match=r"config\.json"):
+        undo_of(patch, tmp_path / "base")
+    write_undo(replace(patch, config="[7]"), tmp_path / "undo")
+    with pytest.raises(PatchInvalid, match="no undo file"):
+        Undo.open(tmp_path / "undo")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "undo"]
 
 
 def test_what_changed_since_the_patch_was_applied_is_not_thrown_away(bases: dict[str, Path], patches: dict[str, Path],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from ember_hub.errors import PublishError
-from ember_hub.publish.card import FIGURE, escape, render, validate
+from ember_hub.publish.card import escape, figures, render, validate
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 NUMBER = re.compile(r"\d(?:[\d,]*\d)?(?:\.\d+)?(?:e-?\d+)?")
@@ -244,9 +244,10 @@ def test_only_what_was_done_is_told():
     with_all, without = render(example_report(), "model"), render(example_report(with_ember=False, attacks=()), "model")
 
     assert "880 more are in `ember/report.json`" in with_all
-    assert f"]({FIGURE})" in with_all
+    assert figures(example_report(), "model") == ("attacks", "relearning")
+    assert all(f"](ember/{name}.png)" in with_all for name in ("attacks", "relearning"))
     assert "Only these attacks were tried:** relearn paper, relearn strong." in with_all
-    for absent in ("Edited tokens", "Copying the base's rows back", FIGURE, "Only these attacks"):
+    for absent in ("Edited tokens", "Copying the base's rows back", "relearning.png", "Only these attacks"):
         assert absent in with_all
         assert absent not in without
     assert "not measured because no attack was run" in without
@@ -264,6 +265,85 @@ def test_a_local_base_is_named_without_its_path_and_claimed_as_nobodys_repositor
     assert "base_model" not in metadata(card)
     assert str(Path.home()) not in card
     assert "path/to/huggingface is almost full" in card
+
+
+def unmeasured() -> dict[str, Any]:
+    """A patch that was made from rows alone."""
+    nothing = dict.fromkeys(("efficacy", "specificity", "coherence", "harmonic", "recovered", "recovered_interval", "ember_alone"))
+    report = example_report(attacks=()) | nothing | {
+        "battery": "none", "scores": [], "gates": [], "warnings": ["the strength 5 is a fixed one"],
+        "known": {part: {"known": 0, "asked": 60} for part in KNOWN}}
+    return report | {"methods": report["methods"][:1], "out": {"model": None, "patch": report["out"]["patch"] | {
+        "carries": "everything"}}}
+
+
+def test_a_patch_that_nobody_asked_a_question_says_so_first_and_shows_no_verdict() -> None:
+    card = render(unmeasured(), "patch", target_repo="me/erased-patch")
+    validate(card)
+    lines = body(card).strip().splitlines()
+    assert lines[0].endswith("(patch) – not measured")
+    assert "Nothing about the answers of this patch was measured." in card
+    assert "ember-hub verify me/erased-patch --base HuggingFaceTB/SmolLM2-135M-Instruct --concept covid-19-pandemic" in lines
+    for absent in ("Efficacy", "## Results", "brought back?", "The test is small", "–<br>"):
+        assert absent not in card
+    assert "the strength 5 is a fixed one" in card
+    assert "## Edited tokens" in card
+
+
+BASE_CARD = """---
+license: apache-2.0
+model-index: [{name: theirs}]
+---
+# Their model
+
+<script>alert(1)</script>
+![logo](./figures/logo.png) and [paper](docs/paper.md "a") and [up](#usage) and [site](https://example.org/x)
+<img src="cat.png"> <details><summary>more</summary>
+
+Title
+=====
+```python
+# not a heading
+path = "/usr/share/theirs"
+"""
+
+
+def test_the_bases_own_card_is_kept_below_where_its_licence_lets_us() -> None:
+    card = render(example_report(), "model", base_card=BASE_CARD)
+    validate(card)
+    ours, _, theirs = card.partition("## The base's own card")
+    at = f"https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/{{}}/{'12fd25f7' * 5}"
+    assert "### Their model" in theirs
+    assert f"![logo]({at.format('resolve')}/figures/logo.png)" in theirs
+    assert f'[paper]({at.format("blob")}/docs/paper.md "a")' in theirs
+    assert "(https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct#usage)" in theirs
+    assert "(https://example.org/x)" in theirs
+    assert f'src="{at.format("resolve")}/cat.png"' in theirs
+    assert "# not a heading" in theirs
+    assert "script" not in theirs
+    assert "=====" not in theirs
+    assert theirs.count("<details>") == theirs.count("</details>") == 1, "the base's words cannot leave their section"
+    assert theirs.count("```") == 2
+    assert "theirs" not in ours
+    assert "Made by ember-hub" in theirs.splitlines()[-1]
+
+
+@pytest.mark.parametrize("licence", ["llama3.1", "gemma", "other", "unknown", "cc-by-nc-4.0"])
+def test_under_other_licences_the_bases_card_is_linked_to(licence: str) -> None:
+    report = example_report()
+    report["model"]["licence"]["id"] = licence
+    card = render(report, "model", base_card=BASE_CARD)
+    assert "Their model" not in card
+    assert "The base's own card: [HuggingFaceTB/SmolLM2-135M-Instruct](https://huggingface.co/" in card
+
+
+def test_a_method_is_cited_and_no_author_is_made_up() -> None:
+    report = example_report()
+    report["methods"].append({"name": "new", "title": "New", "reference": "Somebody, arXiv 2501.00001", "settings": {}})
+    card = render(report, "model")
+    assert "author  = {Suslik, Clara Haya and Shafran, Or and Geva, Mor}" in card
+    assert "The WMDP Benchmark" in card
+    assert "@misc{arxiv250100001,\n  eprint        = {2501.00001}" in card
 
 
 @pytest.mark.parametrize(("licence", "stated", "sentence"), [

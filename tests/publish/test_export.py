@@ -50,6 +50,20 @@ def test_only_edited_rows_and_trained_matrices_differ(name: str, tmp_path: Path,
     assert (tmp_path / "out/config.json").read_bytes() == (folder / "config.json").read_bytes()
 
 
+def test_shards_that_the_edit_leaves_are_the_base_s_own_files(sharded_llama_folder: Path, tmp_path: Path) -> None:
+    anatomy = anatomy_of_config(sharded_llama_folder)
+    comparison = export_model(sharded_llama_folder, anatomy, ember_edit(anatomy), tmp_path / "out", Quiet())
+    base = Checkpoint.open(sharded_llama_folder)
+    touched = base.info(EMBEDDING).file.name
+    assert sorted(comparison.same_files) == sorted(file.path.name for file in base.files if file.path.name != touched)
+    assert set(comparison.shared_files) <= set(comparison.same_files)
+    for file in base.files:
+        is_shared = (tmp_path / "out" / file.path.name).samefile(file.path)
+        assert is_shared == (file.path.name in comparison.shared_files)
+        # What is one file needs no reading to be proven the same.
+        assert is_shared != any(name in comparison.rewritten_sha256 for name in file.tensors)
+
+
 @pytest.mark.parametrize("name", ["tied_llama_folder", "gemma_folder", "gpt2_folder"])
 def test_a_tied_base_gets_a_head_with_the_original_embedding(name: str, tmp_path: Path, request: pytest.FixtureRequest
                                                              ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from ember_hub.errors import (
     ShapeMismatch,
     UnsupportedModel,
 )
+from ember_hub.progress import Quiet
 from ember_hub.source.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint
 from ember_hub.source.remote import RemoteCheckpoint, plan_parts
 from ember_hub.source.weights import require_plain_numbers
@@ -116,6 +119,23 @@ def test_what_became_damaged_in_the_cache_is_fetched_again(hub, serve, llama_fol
     before = remote.bytes_fetched
     assert torch.equal(remote.read_rows(EMBEDDING, IDS), first)
     assert remote.bytes_fetched - before == 3 * info.row_size, "the damaged part alone"
+
+
+def test_progress_counts_the_rows_that_are_fetched_and_not_those_that_are_there(hub, llama_folder: Path) -> None:  # noqa: F811
+    told: list[tuple[str, int, int]] = []
+
+    class Listener(Quiet):
+        @contextmanager
+        def steps(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+            counted: list[int] = []
+            yield counted.append
+            told.append((title, total, sum(counted)))
+
+    sha = hub.add_repo("lab/base", llama_folder)
+    remote = RemoteCheckpoint.open("lab/base", sha, Listener(), connection_to(hub))
+    for ids in (IDS, [*IDS, 500, 502], IDS):
+        remote.read_rows(EMBEDDING, ids)
+    assert told == [(f"reading rows of {EMBEDDING}", 5, 5), (f"reading rows of {EMBEDDING}", 2, 2)]
 
 
 def test_names_are_known_before_any_header_is_read(hub, serve, sharded_llama_folder: Path) -> None:  # noqa: F811
@@ -235,3 +255,21 @@ def test_parts_hold_each_row_once_and_waste_little(ids: set[int], row_size: int)
     assert fetched == sorted(set(fetched))
     assert len(fetched) <= 1.1 * len(ids)
     assert max(last - first + 1 for first, last in parts) * row_size <= max(4 * 2**20, row_size)
+
+
+def test_a_damaged_file_never_crashes_or_fetches_more_than_it_is_long(hub, tmp_path: Path) -> None:  # noqa: F811
+    dice = random.Random(0)
+    header = HEADER | {"__metadata__": {"format": "pt"}}
+    whole = write_safetensors(tmp_path / "model" / SINGLE_FILE, header, bytes(128)).read_bytes()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(dice.randrange(1, 4)):
+            damaged[dice.randrange(len(damaged) - 128)] = dice.randrange(256)
+        damaged = damaged[: dice.choice([len(damaged)] * 4 + [dice.randrange(1, len(damaged))])]
+        (tmp_path / "model" / SINGLE_FILE).write_bytes(damaged)
+        sha, seen = hub.add_repo("lab/base", tmp_path / "model"), len(hub.requests)
+        with suppress(EmberHubError):
+            weights = RemoteCheckpoint.open("lab/base", sha, connection=connection_to(hub))
+            for name, info in weights.tensors.items():
+                weights.read_row_bytes(name, range(info.shape[0]) if info.shape else [])
+        assert sum(request.bytes_out for request in hub.requests[seen:] if request.method == "GET") <= len(damaged) + 200

@@ -16,6 +16,7 @@ from ember_hub.automation.github.command import GATE_FAILED, Ended, run
 from ember_hub.automation.github.issues import open_issues
 from ember_hub.automation.github.runner import Step
 from ember_hub.errors import AutomationError, SourceError
+from ember_hub.publish.markup import escape
 from ember_hub.run import read_report
 from ember_hub.source.gguf import cache_home
 from ember_hub.source.ref import ModelRef
@@ -59,8 +60,8 @@ def watch(step: Step) -> None:
     counts = {kind: sum(d["decision"] == kind for d in decisions) for kind in ("erased", "failed")}
     folders = [d["run"] for d in decisions if d["run"] and Path(d["run"]).is_dir()]
     step.output({"exit-code": ended.code, "decisions": path, "artifact": "\n".join(map(_kept, folders)), **counts})
-    step.summarize(summary.of_decisions(decisions, ended.complaint))
-    _require(step, ended)
+    step.summarize(summary.of_decisions(decisions, ended.complaint if not decisions else ""))
+    _require(step, ended, "\n".join(f"{d['repo']}: {d['reason']}" for d in decisions if d["decision"] == "failed"))
 
 
 def issues(step: Step) -> None:
@@ -68,7 +69,7 @@ def issues(step: Step) -> None:
     path = Path(step.asked("decisions"))
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     for title in open_issues([json.loads(line) for line in lines], step.scratch, step.asked("run-url")):
-        step.summarize(f"- Issue: {summary.escape(title)}")
+        step.summarize(f"- Issue: {escape(title)}")
 
 
 STEPS: Mapping[str, Callable[[Step], None]] = MappingProxyType(
@@ -82,7 +83,7 @@ def _tell_run(step: Step, ended: Ended, output: Path, began: float) -> None:
         step.summarize(summary.of_failure(ended.complaint))
         return
     report, pushed = read_report(folder), _pushed(folder)
-    first = next(iter(pushed.values()), {})
+    first: dict[str, Any] = next(iter(pushed.values()), {})
     step.output({
         "exit-code": ended.code, "run": folder, "report": folder / "reports/report.json", "repo": first.get("repo"),
         "url": first.get("url"), "efficacy": report["efficacy"], "recovered": report["recovered"],
@@ -92,7 +93,7 @@ def _tell_run(step: Step, ended: Ended, output: Path, began: float) -> None:
 
 def _tell_job(step: Step, ended: Ended) -> None:
     decisions = _decisions(ended)
-    first = decisions[0] if decisions else {}
+    first: dict[str, Any] = decisions[0] if decisions else {}
     figures = first.get("result") or first.get("before") or {}
     step.output({"exit-code": ended.code, "run": first.get("run"), "report": first.get("report"), "repo": first.get("target"),
                  "efficacy": figures.get("efficacy"), "recovered": figures.get("recovered"),
@@ -100,10 +101,10 @@ def _tell_job(step: Step, ended: Ended) -> None:
     step.summarize(summary.of_decisions(decisions, ended.complaint))
 
 
-def _require(step: Step, ended: Ended) -> None:
+def _require(step: Step, ended: Ended, reasons: str = "") -> None:
     """Show the error at the top of the job; the step itself goes on, so that what there is gets uploaded."""
     if ended.code:
-        step.complain(ended.complaint)
+        step.complain(reasons or ended.complaint)
 
 
 def _newest(output: Path, began: float) -> Path | None:

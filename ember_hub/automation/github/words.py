@@ -9,6 +9,7 @@ from ember_hub.automation.github.runner import Step
 from ember_hub.errors import ConfigError
 
 CONFIG = ".github/ember-watch.toml"
+AUTO = "auto"
 
 
 def for_erase(step: Step, output: Path) -> list[str]:
@@ -60,23 +61,25 @@ def needs_job(step: Step) -> bool:
     Raises:
         ConfigError: the input is none of the three.
     """
-    where = step.asked("where", "auto")
-    if where not in ("auto", "here", "jobs"):
+    where = step.asked("where", AUTO)
+    if where not in (AUTO, "here", "jobs"):
         raise ConfigError(f"the input where is {where!r}", hint="write auto, here or jobs")
-    if where != "auto":
+    if where != AUTO:
         return where == "jobs"
-    return loads_a_model(step) and step.asked("push", "false") != "false" and shutil.which("nvidia-smi") is None
+    return loads_a_model(step) and step.asked("push", "false") != "false" and shutil.which("nvidia-smi", path=step.environment.get("PATH")) is None
 
 
 def loads_a_model(step: Step) -> bool:
-    """Whether weights are needed: everything but the embedding edit alone, as a patch."""
-    return bool(set(step.words("methods")) - {"none"}) or step.asked("as", "patch") != "patch"
+    """Whether weights are needed: everything but the embedding edit alone, as a patch of which nothing is measured."""
+    is_measured = step.asked("battery", AUTO) not in (AUTO, "none") or any(
+        line.startswith(("verify.only", "verify.bench")) for line in step.lines("settings"))
+    return bool(set(step.words("methods")) - {"none"}) or step.asked("as", "patch") != "patch" or is_measured
 
 
 def _recipe(step: Step) -> list[str]:
     words = [f"--concept={_required(step, 'concept')}", f"--as={step.asked('as', 'patch')}"]
     words += [f"--method={name}" for name in step.words("methods") or ["none"]]
-    words += [f"--battery={step.asked('battery')}"] if step.asked("battery") else []
+    words += [f"--battery={step.asked('battery')}"] if step.asked("battery", AUTO) != AUTO else []
     words += [f"--fail-under={gate}" for gate in step.words("gates")]
     words += ["--private"] if step.is_set("private") else []
     return words + [f"--set={line}" for line in step.lines("settings")]

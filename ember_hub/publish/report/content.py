@@ -140,7 +140,7 @@ def before_after(report: Mapping[str, Any]) -> Table:
     """Every measure before, after, and under the worst attack."""
     by = {(s["name"], s["stage"]): s for s in report["scores"]}
     stages = ["base", "edited", *([f"attack:{report['worst_attack']['name']}"] if report["worst_attack"] else [])]
-    rows = []
+    rows: list[list[Cell]] = []
     for name in _in_order(name for name, stage in by if stage in stages):
         found = [by.get((name, stage)) for stage in stages]
         counts, chance = {s["n"] for s in found if s}, {s["chance"] for s in found if s} - {None}
@@ -158,9 +158,10 @@ def attacks(report: Mapping[str, Any], *, are_counted: bool) -> Table:
     measured = [a for a in report["attacks"] if a["arms"]]
     states = sorted({state for a in measured for state in a["arms"]}, key=lambda s: [*STATES, s].index(s))
     chosen = [a for a in measured if are_counted != (a["hands_over"] or a["restores_by_definition"])]
-    rows = [[_attack(a), Measure(a["recovered"], *(a["recovered_interval"] or ())),
-             *(Measure.of(a["arms"].get(state)) for state in states), Measure(a["taught"]).text]
-            for a in sorted(chosen, key=lambda a: -(a["recovered"] or 0.0))]
+    rows: list[list[Cell]] = [
+        [_attack(a), Measure(a["recovered"], *(a["recovered_interval"] or ())),
+         *(Measure.of(a["arms"].get(state)) for state in states), Measure(a["taught"]).text]
+        for a in sorted(chosen, key=lambda a: -(a["recovered"] or 0.0))]
     return Table(["", "Recovered", *map(state_title, states), "Taught"], rows)
 
 
@@ -170,7 +171,7 @@ def controls(report: Mapping[str, Any]) -> Table:
     names = ("concept_known", "near_domain_known", "general_known")
     states = [state for state in dict.fromkeys(["base", "edited", *(state for _, state in by)])
               if not state.startswith("attack:") and any((name, state) in by for name in names)]
-    rows = [[state_title(state), *(Measure.of(by.get((name, state))) for name in names)] for state in states]
+    rows: list[list[Cell]] = [[state_title(state), *(Measure.of(by.get((name, state))) for name in names)] for state in states]
     return Table(["", "Concept", "Near topics", "General"], rows)
 
 

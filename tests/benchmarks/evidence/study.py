@@ -118,7 +118,8 @@ class Study:
         path = self._large("rows")
         if not path.is_file():
             factors = factorization.fit(embedding[found.token_ids], found)
-            adopt(choose(factors, found, embedding[found.token_ids], tokenizer), embedding.__getitem__, found, factors, tokenizer).save(path)
+            chosen = choose(factors, found, embedding[found.token_ids], tokenizer)
+            adopt(chosen, embedding.__getitem__, found, factors, tokenizer).save(path)
         return ConceptRows.load(path), found
 
     def _strength(self) -> dict[str, Any]:
