@@ -96,17 +96,22 @@ def test_from_a_new_commit_to_a_patch_with_its_card_and_an_issue_that_compares(
     assert "hf_test" not in done.log + done.summary + gh.read_text()
 
 
-def test_a_gate_that_fails_is_an_issue_and_a_failed_job(hub: LoopbackHub, connected: Runner, gh: Path, toy: Toy) -> None:
+def test_a_gate_that_fails_is_an_issue_and_a_failed_job_once(hub: LoopbackHub, connected: Runner, gh: Path, toy: Toy) -> None:
     configure(connected, toy, "gates = { recovered = 0.1 }")
     hub.add_repo(BASE, toy.model)
-    for _ in range(2):
-        done = watch(connected)
-        assert done.failed == "Fail if one failed", done.log
-        assert done.outputs["failed"] == "1"
+    done = watch(connected)
+    assert done.failed == "Fail if one failed", done.log + done.summary
+    assert done.outputs["failed"] == "1"
+    assert set(hub.store.repositories["models", TARGET].head.files) == {".gitattributes"}, "only the claim's repository is there"
     (issue,) = json.loads(gh.read_text())
-    assert issue["title"].endswith(": gate failed"), "a release that goes on failing is one issue"
+    assert issue["title"].endswith(": gate failed")
     assert "**A gate failed" in issue["body"]
-    assert ("models", TARGET) not in hub.store.repositories or not hub.store.repositories["models", TARGET].head.files
+
+    told = open_issues(environment(gh.parent / "bin", done.outputs["decisions"]) | {"GH_NOTES": str(gh), "GH_TOKEN": ""})
+    assert told.returncode == 0, told.stderr
+    assert json.loads(gh.read_text()) == [issue], "what is an open issue already is not told again"
+    again = watch(connected)
+    assert again.failed is None, "the same release with the same recipe is not tried again" + again.summary
 
 
 def test_without_a_file_nothing_is_watched_and_a_file_that_was_named_has_to_be_there(runner: Runner) -> None:
@@ -129,11 +134,20 @@ def test_an_issue_that_cannot_be_opened_is_an_error_with_a_way_out(tmp_path: Pat
         (tmp_path / "gh").chmod(0o755)
     decision = {"repo": BASE, "commit": "1" * 40, "concept": "covid", "decision": "failed", "gate_failed": False}
     (tmp_path / "decisions").write_text(json.dumps(decision))
-    environment = {"PATH": str(tmp_path), "PYTHONPATH": str(GITHUB.parent), "INPUT_DECISIONS": str(tmp_path / "decisions")}
-    done = subprocess.run([sys.executable, "-m", "ember_hub.automation.github", "issues"], env=environment, capture_output=True,
-                          text=True, check=False)
+    done = open_issues(environment(tmp_path, str(tmp_path / "decisions")))
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("::error title=ember-hub::")
     assert says in done.stdout
     assert hint in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def environment(programs: Path, decisions: str) -> dict[str, str]:
+    """That of the step that opens issues."""
+    path = f"{programs}:{Path(sys.executable).parent}:/usr/bin:/bin" if (programs / "gh").exists() else str(programs)
+    return {"PATH": path, "PYTHONPATH": str(GITHUB.parent), "INPUT_DECISIONS": decisions, "RUNNER_TEMP": str(programs)}
+
+
+def open_issues(variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "ember_hub.automation.github", "issues"], env=variables, capture_output=True,
+                          text=True, check=False)

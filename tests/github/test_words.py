@@ -26,8 +26,8 @@ def test_the_defaults_are_a_patch_that_loads_no_model() -> None:
 def test_lists_become_several_words_and_a_line_stays_one() -> None:
     words = for_erase(step(**PLAIN, methods="rmu other", gates="recovered=0.3, mmlu=0.9\n", push="me/x", yes="true",
                            settings='rmu.steps=3\n verify.only=["a b"]\n', **{"create-pr": "TRUE"}), Path("out"))
-    assert words[5:] == ["--method=rmu", "--method=other", "--fail-under=recovered=0.3", "--fail-under=mmlu=0.9", "--set=rmu.steps=3",
-                         '--set=verify.only=["a b"]', "--push=me/x", "--create-pr", "--yes", "--", "org/name"]
+    assert words[5:] == ["--method=rmu", "--method=other", "--fail-under=recovered=0.3", "--fail-under=mmlu=0.9",
+                         "--set=rmu.steps=3", '--set=verify.only=["a b"]', "--push=me/x", "--create-pr", "--yes", "--", "org/name"]
 
 
 def test_nothing_that_begins_like_an_option_becomes_one() -> None:
@@ -54,8 +54,8 @@ def test_a_job_is_started_where_a_model_is_loaded_without_a_gpu_and_the_result_i
     assert not on_job(**PLAIN, push="true")
     assert on_job(**PLAIN, where="jobs")
     assert for_job(step(**{**JOB, "push": "some-org", "job-flavor": "a100-large"})) == [
-        "watch", "--once", "--json", "--jobs", "--model=org/name", "--concept=covid", "--as=both", "--method=rmu", "--push=some-org",
-        "--flavor=a100-large"]
+        "watch", "--once", "--json", "--jobs", "--model=org/name", "--concept=covid", "--as=both", "--method=rmu",
+        "--push=some-org", "--flavor=a100-large"]
 
 
 @pytest.mark.parametrize(("inputs", "says", "hint"), [
