@@ -12,9 +12,9 @@ import numpy as np
 
 from ember_hub.errors import NotVerified, PatchInvalid, WrongBase
 from ember_hub.patches.patch import Patch, Table, sha256
-from ember_hub.patches.storage import appearing_file, read_json, require_new
+from ember_hub.patches.storage import appearing_file, require_new
 from ember_hub.patches.undo import Undo, write_undo
-from ember_hub.patches.untie import CONFIG, declare_untied, drop_tensor, untied
+from ember_hub.patches.untie import CONFIG, declare_untied, drop_tensor, read_config, untied
 from ember_hub.progress import Progress
 from ember_hub.source.changes import Change, CopyOf, RowBytes
 from ember_hub.source.checkpoint import Checkpoint
@@ -55,6 +55,7 @@ def apply(patch: Patch, folder: Path, out: Path, progress: Progress, undo: Path 
     tensor = _table_in(checkpoint, table)
     originals = checkpoint.read_row_bytes(tensor, patch.token_ids)
     _require_rows(patch, originals, folder)
+    config = read_config(folder)
     changes: dict[str, Change] = {tensor: RowBytes(patch.token_ids, patch.rows)}
     # A head that the checkpoint holds is the one that transformers reads, also where the config says tied: it stays.
     if patch.guard is not None and table.head is not None and not tensor_names(checkpoint, table.head):
@@ -65,8 +66,7 @@ def apply(patch: Patch, folder: Path, out: Path, progress: Progress, undo: Path 
     finish = declare_untied if patch.guard is not None else None
     with appearing_file(undo) if undo else nullcontext() as partial:
         if partial is not None:
-            config = (folder / CONFIG).read_text("utf-8") if finish else None
-            write_undo(replace(patch, originals=originals, config=config), partial)
+            write_undo(replace(patch, originals=originals, config=config if finish else None), partial)
         rewrite(checkpoint, out, changes, progress, finish, _proof(tensor, patch.token_ids, patch.new_sha256))
     return Written(out, len(patch), "given" if table.head in changes else None)
 
@@ -109,7 +109,7 @@ def undo_of(patch: Patch, base: Path | None) -> Undo:
     checkpoint = Checkpoint.open(base)
     originals = checkpoint.read_row_bytes(_table_in(checkpoint, patch.table), patch.token_ids)
     _require_rows(patch, originals, base)
-    return Undo.of(patch, originals, (base / CONFIG).read_text("utf-8") if patch.guard is not None else None)
+    return Undo.of(patch, originals, read_config(base) if patch.guard is not None else None)
 
 
 def _table_in(checkpoint: Checkpoint, table: Table) -> str:
@@ -141,7 +141,7 @@ def _restoration(undo: Undo, checkpoint: Checkpoint, tensor: str) -> Callable[[P
     table, folder = undo.about.table, checkpoint.folder
     if undo.config is None:
         raise PatchInvalid(f"the config.json of {undo.about.base.title} is not known", hint="name the base: --base")
-    if read_json(folder / CONFIG) != untied(json.loads(undo.config)):
+    if json.loads(read_config(folder)) != untied(json.loads(undo.config)):
         raise WrongBase(f"{folder}/config.json was changed since the patch was applied",
                         hint="put it back, or name the folder that `patch apply` wrote")
     assert table.head is not None, "only a model with a head is tied"

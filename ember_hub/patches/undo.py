@@ -45,6 +45,9 @@ class Undo:
         try:
             content = json.loads(metadata["patch"])
             about = parse(path, content, str(content["base"].get("repo") or "its base"))
+            config = metadata.get("config.json")
+            # What is put back later must be a config: here it can still be refused.
+            dict(json.loads(config or "{}").items())
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise PatchInvalid(f"{path} is no undo file of ember-hub: {error!r}",
                                hint="give the file that `patch apply --undo` wrote, or the undo.safetensors of a patch") from error
@@ -56,7 +59,7 @@ class Undo:
         if sha256(originals) != about.original_sha256:
             raise PatchInvalid(f"the original rows in {path} are not those it says: their hash differs", hint=_AGAIN)
         check_rows(table, ids, originals, "original")
-        return cls(about, originals, _guard(tensors, about, path), metadata.get("config.json"))
+        return cls(about, originals, _guard(tensors, about, path), config)
 
     @classmethod
     def of(cls, patch: Patch, originals: np.ndarray, config: str | None) -> Undo:

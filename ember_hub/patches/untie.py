@@ -9,7 +9,7 @@ from typing import Any
 
 from ember_hub.source.byte_ranges import copy_range, open_for_reading, write_at
 from ember_hub.source.checkpoint import Checkpoint
-from ember_hub.source.naming import config_parts
+from ember_hub.source.naming import config_parts, says_tied
 from ember_hub.source.safetensors_file import SafetensorsFile
 
 CONFIG = "config.json"
@@ -22,6 +22,17 @@ def untied(config: dict[str, Any]) -> dict[str, Any]:
     parts = {name: part | {"tie_word_embeddings": False} for name, part in config_parts(config)
              if not name or name == "text_config" or "tie_word_embeddings" in part}
     return parts.pop("") | parts
+
+
+def read_config(folder: Path) -> str:
+    """The text of a model's config.json.
+
+    Raises:
+        ModelNotFound, CorruptCheckpoint, DiskError: there is none that can be read.
+    """
+    # Looks for more than is asked here: afterwards it is known to be an object in UTF-8.
+    says_tied(folder)
+    return (folder / CONFIG).read_text("utf-8")
 
 
 def declare_untied(folder: Path) -> None:

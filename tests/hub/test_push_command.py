@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ember_hub.publish.card import figures
 from ember_hub.run import file_sha256
 from tests.publish.example import example_report, write_run
 from tests.toy_run import ember_hub
@@ -35,6 +36,9 @@ def run(hub: LoopbackHub, tmp_path: Path) -> Path:
     report = example_report()
     report |= {"gates": [], "curves": [], "model": report["model"] | {"commit": commit, "gated": True}}
     folder = write_run(tmp_path / "run", report, {})
+    (folder / "reports" / "figures").mkdir()
+    for name in figures(report, "model"):
+        (folder / "reports" / "figures" / f"{name}.png").write_bytes(b"drawn earlier")
     (folder / "out" / "model").mkdir(parents=True)
     for name, content in SHARDS.items():
         (folder / "out" / "model" / name).write_bytes(content)

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 import ember_hub
-from ember_hub.errors import DiskError, PatchInvalid, WrongBase
+from ember_hub.errors import DiskError, EmberHubError, PatchInvalid, WrongBase
 from ember_hub.patches.apply import apply, revert, undo_of
 from ember_hub.patches.patch import Patch
-from ember_hub.patches.undo import Undo
+from ember_hub.patches.undo import Undo, write_undo
 from ember_hub.progress import Quiet
 from ember_hub.publish.patch import make_patch
 from ember_hub.source.anatomy import anatomy_of_config
@@ -126,6 +126,22 @@ def test_an_output_that_exists_is_refused(bases: dict[str, Path], patches: dict[
         assert "another output" in refused.value.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "link"]
     assert (tmp_path / "kept").read_text() == "Dear Anna"
+
+
+def test_a_config_that_cannot_be_read_is_refused(bases: dict[str, Path], patches: dict[str, Path], tmp_path: Path) -> None:
+    patch = Patch.open(patches["tied"])
+    (config := Path(shutil.copytree(bases["tied"], tmp_path / "base")) / "config.json").write_text("{")
+    for damage in (lambda: config.write_bytes('{"é": 1}'.encode("latin-1")), config.unlink):
+        with pytest.raises(EmberHubError, match=r"config\.json") as refused:
+            apply(patch, tmp_path / "base", tmp_path / "out", Quiet(), undo=tmp_path / "undo")
+        assert refused.value.hint
+        damage()
+    with pytest.raises(EmberHubError, match=r"config\.json"):
+        undo_of(patch, tmp_path / "base")
+    write_undo(replace(patch, config="[7]"), tmp_path / "undo")
+    with pytest.raises(PatchInvalid, match="no undo file"):
+        Undo.open(tmp_path / "undo")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "undo"]
 
 
 def test_what_changed_since_the_patch_was_applied_is_not_thrown_away(bases: dict[str, Path], patches: dict[str, Path],
