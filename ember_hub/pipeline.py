@@ -19,13 +19,16 @@ from ember_hub.evaluation.harness import require_harness
 from ember_hub.methods import registry as methods
 from ember_hub.progress import Progress, Quiet
 from ember_hub.publish.push import Form, Target
+from ember_hub.publish.reproduce.comparison import Comparison, compare
+from ember_hub.publish.reproduce.original import open_original
 from ember_hub.run import Run, digest
 from ember_hub.settings import Settings
 from ember_hub.source.published import resolve_published
 from ember_hub.source.ref import ModelRef
 from ember_hub.source.resolve import Base, resolve
-from ember_hub.stages import baselines, deliver, embed, unmeasured
+from ember_hub.stages import again, baselines, deliver, embed, unmeasured
 from ember_hub.stages import verify as check
+from ember_hub.stages.again import Changes, settings_again
 from ember_hub.stages.audit import Audit, find_difference
 from ember_hub.stages.bench import run_bench
 from ember_hub.stages.estimate import announce
@@ -100,6 +103,7 @@ def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
             _by_rows_alone(shop)
         else:
             _by_measuring(shop)
+        deliver.keep_recipe(shop)
         report = write_report(shop, run.read_json(deliver.FILES))
         deliver.write_cards(shop, report)
         outcome = Outcome(run.folder, report)
@@ -161,6 +165,28 @@ def verify(settings: Settings, edited: str, *, progress: Progress | None = None)
         run_bench(audit, "difference")
         report = write_report(audit, {})
     return Outcome(run.folder, report)
+
+
+def reproduce(text: str, changes: Changes, *, progress: Progress | None = None) -> list[Comparison]:
+    """Make a published result again from its own recipe, and hold what comes out against it.
+
+    Args:
+        text: a repository `org/name[@revision]`, a published folder, or the folder of a finished run.
+        changes: what is different here.
+
+    Returns:
+        One comparison for each form; `require_reproduced` turns a difference into an error.
+
+    Raises:
+        NotReproduced: what is published is not what its own list says; nothing was run.
+        EmberHubError: what went wrong, and what to do next; finished stages are kept.
+    """
+    progress = progress or Quiet()
+    originals = open_original(text, progress)
+    settings = settings_again(originals[0], changes, progress)
+    outcome = erase(settings, progress=progress)
+    here = again.read_environment(outcome.folder, originals[0])
+    return [compare(original, outcome.folder / "out" / original.form, outcome.report, here) for original in originals]
 
 
 def _instruments(settings: Settings) -> tuple[Instrument, ...]:

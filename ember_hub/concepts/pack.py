@@ -98,17 +98,8 @@ def load(folder: Path) -> ConceptPack:
     if not (folder / "pack.toml").is_file():
         raise PackNotFound(f"{folder} is not a concept pack: it has no pack.toml",
                            hint="see `ember-hub concepts list`, or `ember-hub concepts show NAME` for the format")
-    about = _read_about(folder / "pack.toml")
-    files = {
-        "sentences": folder / "sentences.txt",
-        "questions": folder / "questions.jsonl",
-        "near_domain": folder / "near-domain.jsonl",
-        "relearning": folder / "relearning.txt",
-        "neutral": _own_or_shared(folder, "neutral.txt"),
-        "general": _own_or_shared(folder, "general.jsonl"),
-    }
-    optional = {name: path for name, ending in (("translations", "jsonl"), ("paraphrases", "jsonl"), ("senses", "txt"))
-                if (path := folder / f"{name}.{ending}").is_file()}
+    files = files_of(folder)
+    about = _read_about(files["about"])
     questions = _questions(files["questions"])
     return ConceptPack(
         name=about["name"], title=about["title"], description=about.get("description", ""),
@@ -117,11 +108,27 @@ def load(folder: Path) -> ConceptPack:
         sentences=_lines(files["sentences"]), questions=questions,
         near_domain=_questions(files["near_domain"]), relearning=_lines(files["relearning"]),
         neutral=_lines(files["neutral"]), general=_questions(files["general"]),
-        sha256=_digest({"about": folder / "pack.toml", **files, **optional}), folder=folder,
-        translations=_translations(optional.get("translations"), questions),
-        paraphrases=_paraphrases(optional.get("paraphrases"), questions),
-        senses=_lines(optional["senses"]) if "senses" in optional else (),
+        sha256=_digest(files), folder=folder,
+        translations=_translations(files.get("translations"), questions),
+        paraphrases=_paraphrases(files.get("paraphrases"), questions),
+        senses=_lines(files["senses"]) if "senses" in files else (),
     )
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """The files that a pack is read from, by what they are: its own, or those that it falls back on."""
+    files = {
+        "about": folder / "pack.toml",
+        "sentences": folder / "sentences.txt",
+        "questions": folder / "questions.jsonl",
+        "near_domain": folder / "near-domain.jsonl",
+        "relearning": folder / "relearning.txt",
+        "neutral": _own_or_shared(folder, "neutral.txt"),
+        "general": _own_or_shared(folder, "general.jsonl"),
+    }
+    optional = {name: folder / f"{name}.{ending}" for name, ending in (
+        ("translations", "jsonl"), ("paraphrases", "jsonl"), ("senses", "txt"))}
+    return files | {name: path for name, path in optional.items() if path.is_file()}
 
 
 def _own_or_shared(folder: Path, name: str) -> Path:

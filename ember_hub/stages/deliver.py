@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from ember_hub.errors import GateFailed, HashMismatch, PushRejected
 from ember_hub.progress import Progress
-from ember_hub.publish import card
+from ember_hub.publish import card, reproduce
 from ember_hub.publish.eval_results import eval_results
 from ember_hub.publish.push import Form, Patience, Pushed, PushOptions, Source, Target, label, preflight, push
+from ember_hub.publish.reproduce import recipe
 from ember_hub.publish.view import of_form
-from ember_hub.run import Run, file_sha256, read_report
+from ember_hub.run import Run, disk_errors, file_sha256, read_report
 
 if TYPE_CHECKING:
     from ember_hub.publish.reload import ReloadProof
@@ -77,6 +79,15 @@ def _measured(folder: Path, form: Form, found: ReloadProof) -> dict[str, Any]:
             "reload": f"bit-equal logits on {found.sequences} probe texts in a new process ({found.dtype}, {found.device})"}
 
 
+def keep_recipe(shop: Workshop) -> None:
+    """What makes this run again, kept while the machine that made it is the one at hand."""
+    settings, base = shop.settings.model_dump(mode="json"), shop.base
+    model = f"{base.repo_id}@{base.commit}" if base.source_kind == "hub" else base.name
+    content, missing = recipe.recipe(settings, model, shop.pack.name), recipe.left_out(settings)
+    shop.run.stage("recipe", ("out",), (reproduce.FOLDER,), lambda: recipe.write(shop.run.folder, content, missing, shop.pack),
+                   [content, missing])
+
+
 def write_cards(shop: Workshop, report: Mapping[str, Any]) -> None:
     """The card of everything that was written, with the evidence that it refers to."""
     original = shop.base.folder / "README.md"
@@ -98,6 +109,18 @@ def _write_card(run: Run, report: Mapping[str, Any], form: Form, repo: str | Non
             partial.write_bytes(_figure(run, report, name).read_bytes())
     for path, content in eval_results(of_form(report, form)).items():
         run.write(f"{folder}/{path}", content)
+    _write_recipe(run, folder)
+
+
+def _write_recipe(run: Run, folder: str) -> None:
+    """`reproduce/`, and last of all the hashes of everything beside it; nothing for a run that kept no recipe."""
+    if not (run.folder / reproduce.FOLDER).is_dir():
+        return
+    place = run.path(f"{folder}/{reproduce.FOLDER}")
+    with disk_errors(place):
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(run.folder / reproduce.FOLDER, place)
+    run.write(f"{folder}/{reproduce.SUMS}", recipe.sums(run.folder / folder, lambda name: run.sha256(f"{folder}/{name}", "out")))
 
 
 def _figure(run: Run, report: Mapping[str, Any], name: str) -> Path:
