@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ember_hub.linalg.smf.sparse import Columns, weighted_rows
 
-# Wide enough for fast products, narrow enough that a part in float64 is small beside AᵀA; and no wider than a small
-# model's rows, which so stay in one piece.
-_WIDTH = 1024
+# Rows of small models stay in one piece. Parts of wider ones are wide enough for fast products, and narrow enough that they
+# are small beside AᵀA, also in float64.
+_WHOLE, _WIDTH = 1024, 256
 _BLOCK = 256
 
 
@@ -48,7 +48,7 @@ class ScaledRows:
     @classmethod
     def of(cls, rows: Tensor) -> ScaledRows:
         """The rows centred on their mean and scaled to unit length."""
-        mean = torch.cat([rows[:, low : low + _WIDTH].float().mean(dim=0) for low in range(0, rows.shape[1], _WIDTH)])
+        mean = torch.cat([rows[:, part].float().mean(dim=0) for part in _portions(rows.shape[1])])
         norms = torch.cat([(part.float() - mean).norm(dim=1) for part in rows.split(_BLOCK)])
         return cls(rows, mean, norms.clamp(min=1e-12))
 
@@ -61,14 +61,18 @@ class ScaledRows:
         return replace(self, weights=weights)
 
     def parts(self) -> Iterator[Tensor]:
-        """The columns in float32, about a thousand at a time."""
-        for low in range(0, self.rows.shape[1], _WIDTH):
-            part = self.rows[:, low : low + _WIDTH].float()
-            part = (part - self.mean[low : low + _WIDTH]) / self.norms[:, None]
+        """The columns in float32, some hundred at a time."""
+        for columns in _portions(self.rows.shape[1]):
+            part = (self.rows[:, columns].float() - self.mean[columns]) / self.norms[:, None]
             yield part if self.weights is None else part * self.weights[:, None]
 
 
 Table = WholeRows | ScaledRows
+
+
+def _portions(d_model: int) -> list[slice]:
+    width = d_model if d_model <= _WHOLE else _WIDTH
+    return [slice(low, min(low + width, d_model)) for low in range(0, d_model, width)]
 
 
 def as_table(rows: Tensor | Table) -> Table:
