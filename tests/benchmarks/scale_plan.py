@@ -3,7 +3,8 @@
     python -m tests.benchmarks.scale_plan [--shape NAME]... [--concept NAME] [--tokenizer FAMILY=FOLDER]... [--folder FOLDER]
 
 The checkpoints are sparse. Rows of V' hold those of the bundled SmolLM2 (for a token that it lacks, the mean over its pieces),
-mapped at random into the wider space. Without a tokenizer of its own family a shape uses SmolLM2's, whose ids all lie within
+mapped at random into the wider space, and for the concept's own tokens a direction that they share: means of pieces have lost
+theirs. Without a tokenizer of its own family a shape uses SmolLM2's, whose ids all lie within
 the vocabulary. Each command runs in a process of its own with an empty cache; the patch is made once more with the cache that
 the plan has filled.
 """
@@ -92,7 +93,8 @@ def _command(endpoint: str, cache: Path, sent: Sent, words: list[str]) -> dict[s
     code, peak, busy = json.loads(done.stdout)
     if code:
         sys.stderr.write(done.stderr[-3000:])
-    return {"rc": code, "seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(busy, 1), "peak_bytes": peak, "bytes": sent.bytes - before}
+    return {"rc": code, "seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(busy, 1),
+            "peak_bytes": peak, "bytes": sent.bytes - before}
 
 
 def _labels(tokenizer: Any, concept: str) -> TokenLabels:
@@ -106,10 +108,11 @@ def _rows(found: TokenLabels, tokenizer: Any, d_model: int) -> Iterator[tuple[in
     table = Checkpoint.open(small).read(EMBEDDING).float().numpy()
     dice = np.random.default_rng(0)
     wider = dice.standard_normal((table.shape[1], d_model), np.float32) / table.shape[1] ** 0.5
-    ids = found.token_ids.tolist()
-    for token_id, pieces in zip(ids, token_ids(own, surfaces(tokenizer, ids)), strict=True):
+    shared, ids = dice.standard_normal(d_model, np.float32), found.token_ids.tolist()
+    for token_id, pieces, is_own in zip(ids, token_ids(own, surfaces(tokenizer, ids)), found.exclusive.tolist(), strict=True):
         row = table[pieces].mean(axis=0) if pieces else np.zeros(table.shape[1], np.float32)
-        yield token_id, row @ wider + 0.001 * dice.standard_normal(d_model, np.float32)
+        row = row @ wider + 0.001 * dice.standard_normal(d_model, np.float32)
+        yield token_id, row + (0.7 * np.linalg.norm(row) / d_model**0.5 * shared if is_own else 0)
 
 
 def _smollm2() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -26,8 +27,12 @@ class WholeRows:
     def shape(self) -> tuple[int, int]:
         return self.values.shape[0], self.values.shape[1]
 
+    def portions(self) -> list[slice]:
+        """Which columns each part has, from left to right."""
+        return [slice(0, self.values.shape[1])]
+
     def parts(self) -> Iterator[Tensor]:
-        """The columns of Aᵀ in portions, from left to right; here all at once."""
+        """The columns of Aᵀ in portions; here all at once."""
         yield self.values
 
 
@@ -60,9 +65,13 @@ class ScaledRows:
         """The same rows, each times its weight (n,)."""
         return replace(self, weights=weights)
 
+    def portions(self) -> list[slice]:
+        """Which columns each part has, from left to right."""
+        return _portions(self.rows.shape[1])
+
     def parts(self) -> Iterator[Tensor]:
         """The columns in float32, some hundred at a time."""
-        for columns in _portions(self.rows.shape[1]):
+        for columns in self.portions():
             part = (self.rows[:, columns].float() - self.mean[columns]) / self.norms[:, None]
             yield part if self.weights is None else part * self.weights[:, None]
 
@@ -103,11 +112,16 @@ def gram(table: Table, dtype: torch.dtype) -> Tensor:
 
 def cosines(table: Table, tokens: Tensor) -> Tensor:
     """The products of all rows with those of some tokens: (n, tokens)."""
-    total: Tensor | float = 0.0
-    for part in table.parts():
-        total = total + part @ part[tokens].T
-    assert isinstance(total, Tensor), "a matrix has columns"
-    return total
+    return _sum(part @ part[tokens].T for part in table.parts())
+
+
+def products_with(table: Table, others: Tensor) -> Tensor:
+    """The products of all rows with other ones (any, d): (n, any)."""
+    return _sum(part @ others[:, columns].T for part, columns in zip(table.parts(), table.portions(), strict=True))
+
+
+def _sum(parts: Iterator[Tensor]) -> Tensor:
+    return reduce(torch.Tensor.add_, parts)
 
 
 def weighted(G: Columns, table: Table, dtype: torch.dtype) -> Tensor:
