@@ -44,7 +44,8 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     by = {(s["name"], s["stage"]): s for s in report["scores"]}
     controls = sorted({stage for _, stage in by if stage.startswith("control:") and "+" not in stage})
     stages = [("before", "base"), ("after", "edited"), *((stage.removeprefix("control:"), stage) for stage in controls)]
-    yield _row("", [title for title, _ in stages])
+    if by:
+        yield _row("", [title for title, _ in stages])
     known = [name for _, name in ROWS]
     others = dict.fromkeys(name for name, stage in by if stage == "edited" and name not in known)
     for title, name in (*ROWS, *((name.replace("_", " "), name) for name in others)):

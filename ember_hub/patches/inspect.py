@@ -56,7 +56,13 @@ def lines(about: Mapping[str, Any]) -> Iterator[str]:
         yield f"\n{'token':>9}  {'norm':>9}  {'was':>9}  {'moved by':>9}  piece"
     for token in about.get("tokens", ()):
         yield (f"{token['id']:>9}  {token['new_norm']:>9.4g}  {_number(token['original_norm'])}  {_number(token['move'])}  "
-               f"{'' if token['piece'] is None else ascii(token['piece'])}")
+               f"{'' if token['piece'] is None else _shown(token['piece'])}")
+
+
+def _shown(piece: str) -> str:
+    """A vocabulary entry for a terminal: its leading space as a dot, and no character that could act there."""
+    marked = f"·{piece[1:]}" if piece[:1] in ("Ġ", "▁") else piece
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in marked)
 
 
 def _moves(patch: Patch) -> np.ndarray | None:
