@@ -60,8 +60,8 @@ def _ways(plan: Mapping[str, Any]) -> Iterator[str]:
     for way in plan["ways"]:
         sizes = " ".join(f"{_size(way[key]):>9}" for key in ("download", "disk", "memory"))
         yield f"{way['flags']:<42} {sizes} {_time(way['seconds']):>9}  {'no' if way['blocked'] else 'yes'}"
-    yield from _wrapped("time: without the download. The first way measures nothing, and takes a fixed strength "
-                        f"({plan['strength']:g}).")
+    yield from _wrapped("time: without the download, and as if the base knew every answer. The first way measures nothing, and "
+                        f"takes a fixed strength ({plan['strength']:g}).")
 
 
 def _wrapped(text: str, first: str = "") -> list[str]:

@@ -41,6 +41,9 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The tables, line by line; a gate that failed comes first."""
     for gate in (g for g in report["gates"] if not g["passed"]):
         yield f"FAILED   {gate['name']} is {_value(gate['value'])}, the limit is {gate['limit']:g}\n"
+    if report["battery"] == "none":
+        yield from _unmeasured(report)
+        return
     by = {(s["name"], s["stage"]): s for s in report["scores"]}
     controls = sorted({stage for _, stage in by if stage.startswith("control:") and "+" not in stage})
     stages = [("before", "base"), ("after", "edited"), *((stage.removeprefix("control:"), stage) for stage in controls)]
@@ -58,6 +61,15 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
             f", the worst case: {report['worst_attack']['title']}" if name == "recovered" and report["worst_attack"] else "")
     if report["ember"]:
         yield f"\nEMBER: {report['ember']['verdict']}"
+    for warning in report["warnings"]:
+        yield f"Note: {warning}"
+
+
+def _unmeasured(report: Mapping[str, Any]) -> Iterator[str]:
+    """What can be said of a result that nobody has asked a question: what changed, and what is not known."""
+    ember = report["ember"]
+    yield f"{ember['rows']} rows of the input embedding changed at strength {ember['strength']:g}, by {ember['features']} features"
+    yield str(ember["verdict"])
     for warning in report["warnings"]:
         yield f"Note: {warning}"
 
