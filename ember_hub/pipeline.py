@@ -32,6 +32,7 @@ from ember_hub.stages.again import Changes, settings_again
 from ember_hub.stages.audit import Audit, find_difference
 from ember_hub.stages.bench import run_bench
 from ember_hub.stages.estimate import announce
+from ember_hub.stages.plan import Intent, make_plan
 from ember_hub.stages.report import write_report
 from ember_hub.stages.room import require_room
 from ember_hub.stages.unmeasured import Unmeasured
@@ -110,6 +111,29 @@ def erase(settings: Settings, *, progress: Progress | None = None) -> Outcome:
         if targets and (settings.publish.push_anyway or not outcome.failed):
             deliver.push_out(shop, targets)
     return outcome
+
+
+def plan(settings: Settings, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Say what an erasure would change, take and cost; downloads no weights and writes nothing but the cache.
+
+    Returns:
+        The plan as `ember-hub plan --json` prints it, with a schema number.
+
+    Raises:
+        EmberHubError: what stands in the way, and what to do next.
+    """
+    progress = progress or Quiet()
+    ref = ModelRef.parse(settings.model)
+    kinds = {name: methods.find(name) for name in settings.methods}
+    # What verifying would take is part of the plan, also where these settings would measure nothing.
+    measuring = settings if settings.is_measured else settings.model_copy(update={
+        "verify": settings.verify.model_copy(update={"battery": "quick"})})
+    instruments = _instruments(measuring)
+    pack = concepts.find(settings.concept)
+    require_fit(pack)
+    base = resolve(ref, progress, settings.publish.base_id, with_weights=False)
+    progress.say("source", f"{base.name} at {(base.commit or 'unknown')[:12]}")
+    return make_plan(Intent(settings, base, pack, instruments, kinds or methods.installed()), progress)
 
 
 def _by_measuring(shop: Workshop) -> None:

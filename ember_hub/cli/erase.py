@@ -9,6 +9,7 @@ import click
 
 from ember_hub.cli.live import Live
 from ember_hub.cli.options import concepts, flags, verification
+from ember_hub.cli.plan import show_plan
 from ember_hub.cli.publication import publication, publishing, with_consent
 from ember_hub.cli.table import print_report
 
@@ -24,6 +25,7 @@ from ember_hub.cli.table import print_report
               help="Push to the Hub (default: {user}/{base}-ember-{concept}).")
 @publication
 @click.option("--base-id", metavar="ORG/NAME", help="Hub id of the base when MODEL is a folder or a GGUF file.")
+@click.option("--dry-run", is_flag=True, help="Print the plan for these settings, as `ember-hub plan` does, and do nothing.")
 @verification
 def erase(**given: Any) -> None:
     """Erase a concept from MODEL: a Hub repository (org/name[@revision]), a folder, or a .gguf file.
@@ -34,6 +36,9 @@ def erase(**given: Any) -> None:
     from ember_hub.settings import resolve
 
     settings = resolve(_flags(given), assignments=given["assignments"], config=given["config"])
+    if given["dry_run"]:
+        show_plan(settings, as_json=given["as_json"], is_quiet=given["quiet"])
+        return
     outcome = with_consent(lambda yes: run(settings.with_consent(yes), progress=Live(stages=not given["quiet"])),
                            settings.publish.yes)
     if given["as_json"]:

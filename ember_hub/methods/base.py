@@ -43,6 +43,13 @@ class Method(BaseModel, ABC):
         """
         return tuple(range(n_layers))
 
+    def trained_tokens(self, n_layers: int) -> float:
+        """About how many tokens one `fit` trains the whole of such a model on; for an estimate before anything is loaded.
+
+        A method that trains some of the blocks counts their share. None, unless a method says otherwise.
+        """
+        return 0.0
+
     def prepare(self, loaded: LoadedModel, pack: ConceptPack, seed: int, progress: Progress) -> Any:
         """Work shared by every point of the search; handed back to `fit`."""
         return None

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
 
+_TOKENS_OF_SENTENCE = 35
+
 Batches = list[list[tuple[str, str]]]
 """Texts in batches, each with the beginning that shall not count (empty: all of it counts)."""
 
@@ -72,6 +74,11 @@ class Rmu(Method):
     def trained_blocks(self, n_layers: int) -> tuple[int, ...]:
         last = min(max(self.blocks - 1, round(self.depth * n_layers)), n_layers - 1)
         return tuple(range(max(0, last - self.blocks + 1), last + 1))
+
+    def trained_tokens(self, n_layers: int) -> float:
+        # Two kinds of sentences, and lettered questions, which are as long as three sentences.
+        batch = 3 * self.batch_size * _TOKENS_OF_SENTENCE
+        return self.steps * batch * len(self.trained_blocks(n_layers)) / n_layers
 
     def prepare(self, loaded: LoadedModel, pack: ConceptPack, seed: int, progress: Progress) -> Material:
         shuffle = random.Random(seed).shuffle

@@ -110,6 +110,11 @@ def empty_model(folder: Path, trust_remote_code: bool = False, *, may_be_quantiz
                                f"{first_line(error)}", hint=_DECODERS_ONLY) from error
 
 
+def is_quantized(folder: Path, trust_remote_code: bool = False) -> bool:
+    """Whether the config says that the checkpoint's weights are quantized; its embedding may be as it was."""
+    return getattr(_read_config(folder, trust_remote_code), "quantization_config", None) is not None
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says first; libraries append advice that does not fit ours."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

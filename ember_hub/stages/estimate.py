@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, cast
 
+import torch
+
+from ember_hub.concepts.pack import ConceptPack, Split
+from ember_hub.concepts.registry import never_known
+from ember_hub.edits.edit import Edit
 from ember_hub.evaluation.base import Attack, Cost
 from ember_hub.evaluation.evidence import BASE, STRANGER
-from ember_hub.evaluation.language import neutral_loss
+from ember_hub.evaluation.examination import PARTS, Part, Syllabus
+from ember_hub.evaluation.language import Predictions, neutral_loss
+from ember_hub.evaluation.subject import Subject
+from ember_hub.progress import Quiet
 from ember_hub.stages.verify import is_measured, missing, subject
 from ember_hub.stages.workshop import Workshop
+
+if TYPE_CHECKING:
+    from ember_hub.source.load import LoadedModel
 
 TRAINED = 4.0
 """A token that is trained on, in tokens that are read: forward, backward through activations, backward through weights, update."""
@@ -38,6 +50,18 @@ def remaining(shop: Workshop) -> tuple[Cost, int]:
                 work += instrument.cost(subjects[STRANGER if state == STRANGER else BASE])
                 count += 1
     return work, count
+
+
+def prospect(pack: ConceptPack, seed: int) -> dict[str, Subject]:
+    """The subjects of a run that has not begun, for what costs depend on: as if the base knew every answer."""
+    def everything(split: Split) -> dict[Part, frozenset[str]]:
+        return {part: frozenset(q.id for q in pack.asked("questions" if part == "concept" else part, split)) for part in PARTS}
+
+    known: dict[Split, dict[Part, frozenset[str]]] = {"tune": everything("tune"), "test": everything("test")}
+    nothing = Predictions(torch.empty(0, 0, dtype=torch.int64), torch.empty(0, 0))
+    # No cost looks at the model.
+    subject = Subject(cast("LoadedModel", None), Edit.none(), pack, Syllabus("letter", known), nothing, (), seed, Quiet())
+    return {BASE: subject, STRANGER: subject.stranger(never_known())}
 
 
 def _reading_speed(shop: Workshop) -> float:

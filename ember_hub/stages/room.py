@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ember_hub.errors import DiskError, NotEnoughMemory
 from ember_hub.evaluation.attacks.relearning import Training
+from ember_hub.evaluation.base import Instrument
 from ember_hub.source.anatomy import empty_model, read_anatomy
 from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.load import placement, resolve_dtype
@@ -57,12 +59,22 @@ def _require_memory(shop: Workshop) -> None:
         _require_spread(shop, plan, kind)
         return
     size = model_bytes(plan, kind)
-    attacks = {i.name: i.recipe.bytes(size // kind.itemsize, kind.itemsize) for i in shop.instruments if isinstance(i, Training)}
-    needed, free = size + max(attacks.values(), default=0) + BESIDES, _free(placement(settings.device, size))
+    needed, free = memory_needed(plan, kind, shop.instruments), _free(placement(settings.device, size))
     if needed > free:
+        attacks = _attacks(size, kind, shop.instruments)
         small = [f"--skip {name}" for name, extra in attacks.items() if size + extra + BESIDES > free]
         raise NotEnoughMemory(f"base and copy under attack take {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free",
                               hint=f"leave out what does not fit ({' '.join(small) or 'nothing fits'}), or take a larger machine")
+
+
+def memory_needed(plan: PreTrainedModel, kind: torch.dtype, instruments: Sequence[Instrument]) -> int:
+    """Bytes that the base takes together with the most expensive of its copies under attack."""
+    size = model_bytes(plan, kind)
+    return size + max(_attacks(size, kind, instruments).values(), default=0) + BESIDES
+
+
+def _attacks(size: int, kind: torch.dtype, instruments: Sequence[Instrument]) -> dict[str, int]:
+    return {i.name: i.recipe.bytes(size // kind.itemsize, kind.itemsize) for i in instruments if isinstance(i, Training)}
 
 
 def _require_spread(shop: Workshop, plan: PreTrainedModel, kind: torch.dtype) -> None:

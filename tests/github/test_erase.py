@@ -45,7 +45,7 @@ def test_inputs_never_reach_a_shell_and_cannot_set_an_output(runner: Runner) -> 
     everything = ("model", "concept", "methods", "gates", "settings", "base-id", "device", "output", "token", "push")
     # What looks right up to the model's name goes farthest; the words of a list or of a choice are refused before.
     for names, says in ((everything, "Error: "), (("model", "concept"), "touch x"), (("battery", "as", "where"), "")):
-        done = runner.run(ACTION, INSTALLED | {"model": "./no/such/model", "concept": "covid", "where": "here"} | dict.fromkeys(names, trap))
+        done = erase(runner, {"model": "./no/such/model", "concept": "covid", "where": "here"} | dict.fromkeys(names, trap))
         assert done.failed, names
         assert done.outputs["passed"] != "true", names
         assert "gh_test" not in done.log, names

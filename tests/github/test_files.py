@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,22 @@ BIN = Path(sys.executable).parent
 def test_the_checkers_find_nothing(command: list[str]) -> None:
     done = subprocess.run([BIN / command[0], *command[1:]], cwd=GITHUB.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_workflow_that_watch_writes_passes_them_and_fits_the_one_it_calls(tmp_path: Path) -> None:
+    template = files("ember_hub.automation").joinpath("templates/ember-watch.yml").read_text(encoding="utf-8")
+    path = tmp_path / ".github/workflows/ember-watch.yml"
+    path.parent.mkdir(parents=True)
+    path.write_text(template.replace("__USES__", f"owner/ember-hub/.github/workflows/watch.yml@{'1' * 40}"))
+    for command in (["actionlint", path], ["zizmor", "--offline", "--no-progress", path]):
+        done = subprocess.run([BIN / command[0], *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    # YAML reads the key `on` as true.
+    called = yaml.safe_load((GITHUB / "workflows/watch.yml").read_text(encoding="utf-8"))[True]["workflow_call"]
+    job = yaml.safe_load(path.read_text())["jobs"]["watch"]
+    assert job["with"].keys() <= called["inputs"].keys()
+    assert job["secrets"].keys() == called["secrets"].keys()
+    assert job["permissions"] == {"contents": "read", "issues": "write"}
 
 
 @pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda p: str(p.relative_to(GITHUB)))

@@ -14,8 +14,8 @@ from tests.publish.example import example_report
 TRAP = '<script>alert(1)</script> | ![x](http://evil) `y` @someone "z"\n# heading ```'
 RESULT = {"commit": "2" * 40, "efficacy": 0.5, "specificity": 0.9, "coherence": None, "recovered": 0.4, "passed": True}
 DECISION = {"repo": "maker/base", "commit": "2" * 40, "concept": "covid", "decision": "erased", "reason": "",
-            "target": "me/base-patch", "run": None, "report": None, "result": RESULT, "before": {**RESULT, "commit": "1" * 40, "recovered": 0.3},
-            "gate_failed": False}
+            "target": "me/base-patch", "run": None, "report": None, "gate_failed": False,
+            "result": RESULT, "before": {**RESULT, "commit": "1" * 40, "recovered": 0.3}}
 
 
 def test_a_finished_erasure_shows_its_figure_its_tables_and_where_it_went() -> None:

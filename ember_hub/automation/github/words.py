@@ -66,7 +66,8 @@ def needs_job(step: Step) -> bool:
         raise ConfigError(f"the input where is {where!r}", hint="write auto, here or jobs")
     if where != AUTO:
         return where == "jobs"
-    return loads_a_model(step) and step.asked("push", "false") != "false" and shutil.which("nvidia-smi", path=step.environment.get("PATH")) is None
+    has_gpu = shutil.which("nvidia-smi", path=step.environment.get("PATH")) is not None
+    return loads_a_model(step) and step.asked("push", "false") != "false" and not has_gpu
 
 
 def loads_a_model(step: Step) -> bool:

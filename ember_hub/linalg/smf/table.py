@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from ember_hub.linalg.smf.sparse import Columns, weighted_rows
 
-# Wide enough for fast products, narrow enough that a part in float64 is small beside AᵀA; and no wider than a small
-# model's rows, which so stay in one piece.
-_WIDTH = 1024
+# Rows of small models stay in one piece. Parts of wider ones are wide enough for fast products, and narrow enough that they
+# are small beside AᵀA, also in float64.
+_WHOLE, _WIDTH = 1024, 256
 _BLOCK = 256
 
 
@@ -26,8 +27,12 @@ class WholeRows:
     def shape(self) -> tuple[int, int]:
         return self.values.shape[0], self.values.shape[1]
 
+    def portions(self) -> list[slice]:
+        """Which columns each part has, from left to right."""
+        return [slice(0, self.values.shape[1])]
+
     def parts(self) -> Iterator[Tensor]:
-        """The columns of Aᵀ in portions, from left to right; here all at once."""
+        """The columns of Aᵀ in portions; here all at once."""
         yield self.values
 
 
@@ -48,7 +53,7 @@ class ScaledRows:
     @classmethod
     def of(cls, rows: Tensor) -> ScaledRows:
         """The rows centred on their mean and scaled to unit length."""
-        mean = torch.cat([rows[:, low : low + _WIDTH].float().mean(dim=0) for low in range(0, rows.shape[1], _WIDTH)])
+        mean = torch.cat([rows[:, part].float().mean(dim=0) for part in _portions(rows.shape[1])])
         norms = torch.cat([(part.float() - mean).norm(dim=1) for part in rows.split(_BLOCK)])
         return cls(rows, mean, norms.clamp(min=1e-12))
 
@@ -60,15 +65,23 @@ class ScaledRows:
         """The same rows, each times its weight (n,)."""
         return replace(self, weights=weights)
 
+    def portions(self) -> list[slice]:
+        """Which columns each part has, from left to right."""
+        return _portions(self.rows.shape[1])
+
     def parts(self) -> Iterator[Tensor]:
-        """The columns in float32, about a thousand at a time."""
-        for low in range(0, self.rows.shape[1], _WIDTH):
-            part = self.rows[:, low : low + _WIDTH].float()
-            part = (part - self.mean[low : low + _WIDTH]) / self.norms[:, None]
+        """The columns in float32, some hundred at a time."""
+        for columns in self.portions():
+            part = (self.rows[:, columns].float() - self.mean[columns]) / self.norms[:, None]
             yield part if self.weights is None else part * self.weights[:, None]
 
 
 Table = WholeRows | ScaledRows
+
+
+def _portions(d_model: int) -> list[slice]:
+    width = d_model if d_model <= _WHOLE else _WIDTH
+    return [slice(low, min(low + width, d_model)) for low in range(0, d_model, width)]
 
 
 def as_table(rows: Tensor | Table) -> Table:
@@ -99,11 +112,16 @@ def gram(table: Table, dtype: torch.dtype) -> Tensor:
 
 def cosines(table: Table, tokens: Tensor) -> Tensor:
     """The products of all rows with those of some tokens: (n, tokens)."""
-    total: Tensor | float = 0.0
-    for part in table.parts():
-        total = total + part @ part[tokens].T
-    assert isinstance(total, Tensor), "a matrix has columns"
-    return total
+    return _sum(part @ part[tokens].T for part in table.parts())
+
+
+def products_with(table: Table, others: Tensor) -> Tensor:
+    """The products of all rows with other ones (any, d): (n, any)."""
+    return _sum(part @ others[:, columns].T for part, columns in zip(table.parts(), table.portions(), strict=True))
+
+
+def _sum(parts: Iterator[Tensor]) -> Tensor:
+    return reduce(torch.Tensor.add_, parts)
 
 
 def weighted(G: Columns, table: Table, dtype: torch.dtype) -> Tensor:
