@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ember_hub.progress import Progress
 
 __version__ = "0.1.0"
-__all__ = ["Patch", "__version__", "erase", "verify"]
+__all__ = ["Patch", "__version__", "erase", "plan", "verify"]
 
 
 def __getattr__(name: str) -> Any:
@@ -35,6 +35,18 @@ def erase(model: str, concept: str, *, progress: Progress | None = None, **setti
         EmberHubError: with `message` and `hint`.
     """
     from ember_hub.pipeline import erase as run
+    from ember_hub.settings import resolve
+
+    return run(resolve({"model": model, "concept": concept, **settings}), progress=progress)
+
+
+def plan(model: str, concept: str, *, progress: Progress | None = None, **settings: Any) -> dict[str, Any]:
+    """What `erase` with the same arguments would change, take and cost, as `ember-hub plan --json` says it.
+
+    Raises:
+        EmberHubError: with `message` and `hint`.
+    """
+    from ember_hub.pipeline import plan as run
     from ember_hub.settings import resolve
 
     return run(resolve({"model": model, "concept": concept, **settings}), progress=progress)

@@ -117,7 +117,8 @@ def needs(site: Site, here: Machine, spent: Spent) -> Iterator[Need]:
     blocked = "more memory than there is" if spent.memory > available_memory() else None
     yield Need("patch", (), False, 0, spent.patch_bytes + _kept(site), spent.memory, spent.seconds, blocked)
     for methods in ((), *((name,) for name in site.methods)):
-        memory = max([spent.memory, memory_needed(site.plan, site.dtype, site.instruments), *(_training(site, name) for name in methods)])
+        memory = max(spent.memory, memory_needed(site.plan, site.dtype, site.instruments),
+                     *(_training(site, name) for name in methods))
         seconds = None if site.is_quantized else spent.seconds + _work(site, methods) / here.speed
         for form in FORMS:
             need = Need(form, methods, True, 0 if site.base.has_weights else site.weight_bytes(),

@@ -28,8 +28,8 @@ from ember_hub.stages.rows import Found, Vocabulary, look
 SCHEMA = 1
 _MISSED_SHOWN = 12
 _REMARKS: Mapping[str, str] = {
-    "llama": "the Llama licence asks that the name of a derived model begin with “Llama”, that “Built with Llama” be shown with it, "
-             "and that its text and its notice go along",
+    "llama": "the Llama licence asks that the name of a derived model begin with “Llama”, that “Built with Llama” be shown with "
+             "it, and that its text and its notice go along",
     "gemma": "the Gemma terms ask that their use restrictions bind whoever gets the result, and that changes be stated",
 }
 

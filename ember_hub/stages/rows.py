@@ -17,7 +17,7 @@ from ember_hub.features.variants import adopt
 from ember_hub.progress import Progress
 from ember_hub.settings import Settings
 from ember_hub.source.anatomy import Anatomy, anatomy_of_config
-from ember_hub.source.load import load_tokenizer
+from ember_hub.source.load import load_tokenizer, transformers_reports_to
 from ember_hub.source.naming import tensor_name
 from ember_hub.source.resolve import Base
 from ember_hub.source.weights import Weights, require_plain_numbers
@@ -46,8 +46,10 @@ class Vocabulary:
             SourceError: the rows cannot be read, or there is no usable tokenizer.
         """
         # A checkpoint whose blocks are quantized still has an embedding to edit; what needs all of it refuses it elsewhere.
-        anatomy = anatomy_of_config(base.folder, settings.trust_remote_code, may_be_quantized=True)
-        tokenizer, weights = load_tokenizer(base.folder, settings.trust_remote_code), base.weights(progress)
+        with transformers_reports_to(progress):
+            anatomy = anatomy_of_config(base.folder, settings.trust_remote_code, may_be_quantized=True)
+            tokenizer = load_tokenizer(base.folder, settings.trust_remote_code)
+        weights = base.weights(progress)
         tensor = tensor_name(weights, anatomy.embedding)
         require_plain_numbers(weights.info(tensor))
         return cls(anatomy, tokenizer, weights, tensor)

@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.gguf import convert_gguf
 from ember_hub.source.load import load_tokenizer
 from tests.bundled_model import bundled_model
-from tests.hub.calls import Reply
 from tests.hub.server import LoopbackHub
 from tests.sparse_checkpoints import EMBEDDING, SHAPES, write_rows, write_sparse
 
@@ -42,17 +40,6 @@ _MOST_BYTES, _ALLOWANCE, _MOST_MEMORY, _MOST_SECONDS = 1.2, 64e6, 1.5e9, 180
 _RUN = ("import json, resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stdout=sys.stderr); "
         "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
         "print(json.dumps([done.returncode, used.ru_maxrss * 1024, used.ru_utime + used.ru_stime]))")
-
-
-@dataclass
-class Sent:
-    """Bytes that the Hub sent in the bodies of its answers."""
-
-    bytes: int = 0
-
-    def count(self, reply: Reply) -> Reply:
-        self.bytes += len(json.dumps(reply.payload)) if reply.file is None else reply.length
-        return reply
 
 
 def measure(folder: Path, name: str, concept: str, tokenizer: Path) -> dict[str, Any]:
@@ -65,11 +52,9 @@ def measure(folder: Path, name: str, concept: str, tokenizer: Path) -> dict[str,
     size = len(found.token_ids) * SHAPES[name].d_model * width
     with LoopbackHub(folder / f"hub-{name}") as hub:
         hub.add_repo(f"lab/{name}", base, in_place=True)
-        sent = Sent()
-        hub.change_next("GET", ".", sent.count, times=10**9)
-        cold, patch = (_command(hub.url, folder / f"{name}-{cache}", sent, words) for cache, words in (
+        cold, patch = (_command(hub, folder / f"{name}-{cache}", words) for cache, words in (
             ("plan", ["plan", f"lab/{name}", "--concept", concept, "--json"]), ("patch", _erase(name, concept))))
-        warm = _command(hub.url, folder / f"{name}-plan", sent, _erase(name, concept))
+        warm = _command(hub, folder / f"{name}-plan", _erase(name, concept))
         assert hub.crashes == []
     return {"shape": name, "checkpoint_gb": round(sum(f.stat().st_size for f in base.glob("*.safetensors")) / 1e9, 1),
             "rows": len(found.token_ids), "bytes_of_the_rows": size, "plan": cold, "patch": patch, "patch_after_plan": warm,
@@ -81,11 +66,11 @@ def _erase(name: str, concept: str) -> list[str]:
     return ["erase", f"lab/{name}", "--concept", concept, "--method", "none", "--as", "patch", "--json"]
 
 
-def _command(endpoint: str, cache: Path, sent: Sent, words: list[str]) -> dict[str, Any]:
+def _command(hub: LoopbackHub, cache: Path, words: list[str]) -> dict[str, Any]:
     cache.mkdir(exist_ok=True)
-    before, started = sent.bytes, time.perf_counter()
+    asked, started = len(hub.requests), time.perf_counter()
     environment = os.environ | {
-        "HF_ENDPOINT": endpoint, "HF_TOKEN": "hf_test", "HF_HOME": str(cache / "hf"), "EMBER_HUB_CACHE": str(cache / "ember"),
+        "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_test", "HF_HOME": str(cache / "hf"), "EMBER_HUB_CACHE": str(cache / "ember"),
         "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost",
         "PYTHONPATH": os.getcwd()}
     done = subprocess.run([sys.executable, "-c", _RUN, sys.executable, "-m", "ember_hub.cli", *words], cwd=cache,
@@ -94,7 +79,8 @@ def _command(endpoint: str, cache: Path, sent: Sent, words: list[str]) -> dict[s
     if code:
         sys.stderr.write(done.stderr[-3000:])
     return {"rc": code, "seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(busy, 1),
-            "peak_bytes": peak, "bytes": sent.bytes - before}
+            "peak_bytes": peak, "requests": len(hub.requests) - asked,
+            "bytes": sum(request.bytes_out for request in hub.requests[asked:])}
 
 
 def _labels(tokenizer: Any, concept: str) -> TokenLabels:
