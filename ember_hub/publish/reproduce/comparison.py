@@ -78,7 +78,8 @@ class Comparison:
         count = len(self.different_files) + len(self.different_scores)
         changed = ", ".join(d.name for d in self.environment)
         hint = (f"this machine differs in {changed}; install reproduce/requirements.txt, or try the same type of machine"
-                if changed else "machine and versions are the same: what was published did not come out of its own recipe")
+                if changed else "machine and versions are the same: what was published did not come out of its own recipe, "
+                "unless --set changed it here")
         raise NotReproduced(f"{self.original} was not reproduced: {first}" + (f" ({count} differences)" if count > 1 else ""),
                             hint=hint)
 

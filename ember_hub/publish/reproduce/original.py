@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ def _from_hub(ref: ModelRef) -> Original:
         tree = HfApi().list_repo_tree(ref.location, recursive=True, revision=commit)
         files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
         small = [path for path, file in files.items() if file.lfs is None or _OWN.fullmatch(path)]
-        folder = Path(snapshot_download(ref.location, revision=commit, allow_patterns=small))
+        folder = Path(snapshot_download(ref.location, revision=commit, allow_patterns=[*map(escape, small)]))
     listed = _sums(folder, ref.location)
     for path, sha256 in listed.items():
         _require_same(ref.location, path, sha256, _found(folder, path, files.get(path)))
