@@ -21,6 +21,7 @@ WORDS = 50_000
 _UNSPACED = 0.05
 # Abbreviations are listed in lower case (`uk`): short words are also tried in capitals.
 _ABBREVIATION = 4
+_BATCH = 4096
 
 
 class Tokenizer(Protocol):
@@ -80,8 +81,10 @@ def background(tokenizer: Tokenizer) -> Background:
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of every text, without special tokens, in one batch."""
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    """The ids of every text, without special tokens, in batches: fast tokenizers work through one in parallel."""
+    # Beside the ids a tokenizer holds offsets and masks of a whole batch: a hundred thousand texts would take 300 MB.
+    batches = (list(texts[low : low + _BATCH]) for low in range(0, len(texts), _BATCH))
+    return [ids for batch in batches for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]]
 
 
 def surfaces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:

@@ -169,7 +169,7 @@ def concept_texts(pack: ConceptPack) -> tuple[str, ...]:
 
 
 def _tokenized(pack: ConceptPack, other_packs: Iterable[ConceptPack], tokenizer: Tokenizer) -> list[_Texts]:
-    """Concept, neutral, near-domain and other packs' texts, in one batch: fast tokenizers work through it in parallel."""
+    """Concept, neutral, near-domain and other packs' texts."""
     near = tuple(" ".join((q.question, *q.options)) for q in pack.asked("near_domain", "tune"))
     others = tuple(line for other in other_packs if other.sha256 != pack.sha256 for line in other.sentences)
     parts = (concept_texts(pack), pack.neutral, near, others)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -120,11 +121,21 @@ def fit(rows: Tensor, labels: TokenLabels, settings: FactorizationSettings = Fac
     preset = SmfSettings.plus if settings.method == "plus" else SmfSettings.paper
     how = preset(rank, sparsity=settings.sparsity)
     try:
-        factors = factorize_rows(unit.weighing(weights), how, settings.seeds, on_round)
+        factors = [_Kept(f.F.float(), f.G.index, f.G.value.float(), f.loss)
+                   for f in factorize_rows(unit.weighing(weights), how, settings.seeds, on_round)]
     except ValueError as error:
         raise FeatureError(f"the factorization of {len(rows)} rows fails at rank {rank}: {error}",
                            hint=f"try --set ember.rank={max(2, rank // 2)}, or --set ember.sparsity=0.05") from error
     return Factorization(
         labels.token_ids, unit.mean, unit.norms, belief.float(), statistics.kinship(unit, belief), weights,
-        torch.stack([f.F.float() for f in factors]), torch.stack([f.G.index for f in factors]),
-        torch.stack([f.G.value.float() for f in factors]), torch.tensor([f.loss for f in factors]), settings)
+        torch.stack([f.F for f in factors]), torch.stack([f.index for f in factors]),
+        torch.stack([f.value for f in factors]), torch.tensor([f.loss for f in factors]), settings)
+
+
+class _Kept(NamedTuple):
+    """What is kept of one seed's fit, in float32."""
+
+    F: Tensor
+    index: Tensor
+    value: Tensor
+    loss: float

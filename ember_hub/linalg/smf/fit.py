@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,13 +63,15 @@ def factorize(
     """
     if A.ndim != 2 or not A.is_floating_point():
         raise ValueError(f"expected a floating-point matrix (d_model, n), got {A.dtype} of shape {tuple(A.shape)}")
-    return factorize_rows(WholeRows(A.T.to(settings.dtype).contiguous()), settings, seeds, on_round)
+    return list(factorize_rows(WholeRows(A.T.to(settings.dtype).contiguous()), settings, seeds, on_round))
 
 
 def factorize_rows(
     table: Table, settings: SmfSettings, seeds: Sequence[int] = (0,), on_round: OnRound | None = None
-) -> list[Factors]:
+) -> Iterator[Factors]:
     """The same for a matrix that is given token by token, as Aᵀ (n, d_model), and need not be in memory as a whole.
+
+    One seed after the other, so that the factors of all need not be held in float64.
 
     Raises:
         ValueError: as `factorize`.
@@ -79,7 +81,8 @@ def factorize_rows(
     products = products_for(table, settings.form_for(d_model, n), settings.dtype)
     if not products.energy > 0:
         raise ValueError("every entry of the matrix is zero: there is nothing to factorize")
-    return [_fit(products, settings, seed, on_round) for seed in seeds]
+    for seed in seeds:
+        yield _fit(products, settings, seed, on_round)
 
 
 @dataclass

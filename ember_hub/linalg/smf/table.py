@@ -14,7 +14,7 @@ from ember_hub.linalg.smf.sparse import Columns, weighted_rows
 # Rows of small models stay in one piece. Parts of wider ones are wide enough for fast products, and narrow enough that they
 # are small beside AᵀA, also in float64.
 _WHOLE, _WIDTH = 1024, 256
-_BLOCK = 256
+_BLOCK, _FEW = 256, 32
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ScaledRows:
     def of(cls, rows: Tensor) -> ScaledRows:
         """The rows centred on their mean and scaled to unit length."""
         mean = torch.cat([rows[:, part].float().mean(dim=0) for part in _portions(rows.shape[1])])
-        norms = torch.cat([(part.float() - mean).norm(dim=1) for part in rows.split(_BLOCK)])
+        norms = torch.cat([(part.float() - mean).norm(dim=1) for part in rows.split(_FEW)])
         return cls(rows, mean, norms.clamp(min=1e-12))
 
     @property
