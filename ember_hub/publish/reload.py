@@ -28,6 +28,7 @@ from ember_hub.errors import NotVerified
 from ember_hub.patches.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ember_hub.progress import Progress, Quiet
 from ember_hub.publish.patch import embedding_edit
+from ember_hub.source.spread import keep_differentiable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -193,8 +194,10 @@ def _load(folder: str, about: dict[str, str], trust_remote_code: bool) -> PreTra
         more["quantization_config"] = BitsAndBytesConfig.from_dict(more["quantization_config"])
     if "max_memory" in more:
         more["max_memory"] = dict(more["max_memory"])
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, about["dtype"]),
-                                                trust_remote_code=trust_remote_code, **more).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, about["dtype"]),
+                                                 trust_remote_code=trust_remote_code, **more).eval()
+    keep_differentiable(model)
+    return model
 
 
 def _compare(expected: Tensor, found: Tensor) -> Reloaded:

@@ -13,7 +13,7 @@ from ember_hub.progress import Progress, Quiet
 from ember_hub.source.anatomy import Anatomy, empty_model, first_line, read_anatomy
 from ember_hub.source.checkpoint import Checkpoint
 from ember_hub.source.memory import available_memory, model_bytes, parameter_count
-from ember_hub.source.spread import WHOLE, Layout, Spread, layout, quantization_config, stored
+from ember_hub.source.spread import WHOLE, Layout, Spread, keep_differentiable, layout, quantization_config, stored
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,7 @@ def load(folder: Path, device: str = "auto", dtype: str = "auto", trust_remote_c
             more["offload_folder"] = str(spread.offload)
         model = _load_weights(folder, kind, place, trust_remote_code, more)
     model.eval().requires_grad_(False)
+    keep_differentiable(model)
     anatomy = read_anatomy(model)
     _require_numbers(model, folder)
     untie(model)

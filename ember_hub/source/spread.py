@@ -134,6 +134,17 @@ def quantization_config(plan: PreTrainedModel, dtype: torch.dtype, spread: Sprea
                               llm_int8_skip_modules=kept)
 
 
+def keep_differentiable(model: nn.Module) -> None:
+    """Hold 4-bit weights on a CPU in the layout that gradients pass through.
+
+    bitsandbytes repacks them for a faster product at the first pass without gradients, and that product has none: whoever trains
+    an adapter afterwards trains on next to nothing.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def stored(model: nn.Module, name: str) -> Tensor:
     """The tensor that holds a parameter's values, wherever the layout put it; writing into it changes the model.
 

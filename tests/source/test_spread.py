@@ -13,6 +13,7 @@ from accelerate import cpu_offload
 from ember_hub.edits.apply import applied
 from ember_hub.edits.edit import Edit, Replaced, ReplacedRows
 from ember_hub.errors import ConfigError, NotEnoughMemory, UnsupportedModel
+from ember_hub.evaluation.attacks.quantization import nf4, quantize
 from ember_hub.source.anatomy import empty_model, read_anatomy
 from ember_hub.source.load import LoadedModel, load
 from ember_hub.source.spread import Spread, layout, quantized_modules, require_fit, sizes, stored
@@ -102,6 +103,22 @@ def test_a_quantized_model_is_edited_where_it_is_dense(tmp_path: Path, bits: str
             small.model, Edit({"model.layers.0.mlp.down_proj.weight": Replaced(torch.zeros(128, 256))})):
         pass
     assert "--quantization" in caught.value.hint
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_gradients_pass_through_four_bits_as_through_the_same_numbers_dense(tmp_path: Path) -> None:
+    folder = pico_llama(tmp_path / "model", width=128)
+    small, dense = load(folder, dtype="bfloat16", spread=Spread(quantization="4bit")), load(folder, dtype="bfloat16")
+    quantize(dense.model, nf4)
+    gradients = []
+    for loaded in (small, dense):
+        logits(loaded)
+        given = loaded.model.get_input_embeddings()(IDS).detach().requires_grad_()
+        loaded.model(inputs_embeds=given).logits.float().square().mean().backward()
+        gradients.append(given.grad.float().flatten())
+    one, other = gradients
+    assert torch.cosine_similarity(one, other, dim=0) > 0.99
+    assert float(one.norm()) == pytest.approx(float(other.norm()), rel=0.05)
 
 
 def test_quantized_loading_without_its_library_is_one_clear_line(llama_folder: Path) -> None:
