@@ -11,8 +11,9 @@ demo: $(VENV)/.demo
 	$(BIN)/ember-hub erase "$$($(BIN)/python -m tests.bundled_model)" --concept $(CONCEPT) --method rmu --as both --output $(RUNS) \
 		--set search.trials=4
 
+# Two workers: many tests wait for a process of their own, and each worker takes a gigabyte.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The tests with other versions than the pinned ones: RESOLUTION=lowest-direct takes the lowest that pyproject.toml allows, highest
 # the newest there are. In an environment of its own.
