@@ -35,7 +35,8 @@ _MOMENTS = 16
 """Bytes by trained number: a float32 master, its gradient, and two moments."""
 _EFFICIENCY = 0.7
 """What a forward pass reaches of the speed of one matrix product; measured with SmolLM2-135M on a CPU."""
-_SIDE, _TRIES = 1024, 12
+# Small and many: on a busy machine some of them run undisturbed.
+_SIDE, _TRIES = 512, 60
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _times(cost: Cost, count: int) -> Cost:
 
 
 def _speed(device: str, dtype: torch.dtype) -> float:
-    """Multiplications a second of a model's forward pass, from one large matrix product."""
+    """Multiplications a second of a model's forward pass, from products of small matrices."""
     import torch
 
     one, other = (torch.ones(_SIDE, _SIDE, dtype=dtype, device=device) for _ in range(2))
