@@ -126,7 +126,8 @@ def plan(settings: Settings, *, progress: Progress | None = None) -> dict[str, A
     ref = ModelRef.parse(settings.model)
     kinds = {name: methods.find(name) for name in settings.methods}
     # What verifying would take is part of the plan, also where these settings would measure nothing.
-    measuring = settings if settings.is_measured else settings.model_copy(update={
+    named = settings.verify.battery not in (None, "none")
+    measuring = settings if named else settings.model_copy(update={
         "verify": settings.verify.model_copy(update={"battery": "quick"})})
     instruments = _instruments(measuring)
     pack = concepts.find(settings.concept)

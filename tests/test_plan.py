@@ -54,6 +54,10 @@ def test_each_way_says_what_it_would_take(made: dict[str, Any], toy: Toy) -> Non
     assert full["disk"] - patch["disk"] > size / 2
     assert all(way["memory"] > size and way["blocked"] is None for way in measured)
     assert by["--method rmu --as full --battery quick"]["seconds"] > full["seconds"]
+    thorough = plan(settings(toy.model, toy.pack, 'verify.battery="full"'))
+    assert {way["flags"].rpartition(" ")[2] for way in thorough["ways"][1:]} == {"full"}
+    quick, long = ((p["ways"][-1]["seconds"] - p["ways"][0]["seconds"]) * p["machine"]["speed"] for p in (made, thorough))
+    assert long > 2 * quick, "the battery is that of the settings, and quick by itself"
 
 
 def test_a_machine_that_is_too_small_is_told_so_and_the_patch_stays_possible(toy: Toy, tmp_path: Path) -> None:
