@@ -6,7 +6,7 @@ full divergence, and a close one, at a hundredth of its memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,32 +41,46 @@ def neutral_loss(loaded: LoadedModel, sentences: Sequence[str], progress: Progre
                                                                             title="neutral text")]
 
 
-def predictions(loaded: LoadedModel, sentences: Sequence[str], at: Predictions | None = None) -> Predictions:
-    """The likeliest next tokens at every position, or the probabilities of given ones (`at`)."""
-    ids, values, row = [], [], 0
-    for first in range(0, len(sentences), SENTENCES_PER_PASS):
-        for logits in _next_logits(loaded, sentences[first:first + SENTENCES_PER_PASS]):
-            logprobs = logits.float().log_softmax(-1)
-            if at is None:
-                top = logprobs.topk(min(KEPT_TOKENS, logprobs.shape[1]), dim=1)
-                ids.append(top.indices.cpu())
-                values.append(top.values.cpu())
-            else:
-                here = at.token_ids[row:row + len(logprobs)]
-                values.append(logprobs.gather(1, here.to(logprobs.device)).cpu())
-                row += len(logprobs)
-    return Predictions(torch.cat(ids) if at is None else at.token_ids, torch.cat(values))
+def predictions(loaded: LoadedModel, sentences: Sequence[str]) -> Predictions:
+    """The likeliest next tokens at every position of every sentence."""
+    found: list[torch.return_types.topk | None] = [None] * len(sentences)
+    for index, _, logprobs in _read(loaded, sentences):
+        found[index] = logprobs.topk(min(KEPT_TOKENS, logprobs.shape[1]), dim=1)
+    return Predictions(torch.cat([top.indices.cpu() for top in found]), torch.cat([top.values.cpu() for top in found]))
+
+
+def reread(loaded: LoadedModel, sentences: Sequence[str], base: Predictions) -> tuple[list[float], list[float]]:
+    """One reading of the sentences: the mean loss of each, and the divergence from the base at every position, both in nats.
+
+    base: what the base predicted on the same sentences.
+    """
+    losses: dict[int, float] = {}
+    values: list[Tensor | None] = [None] * len(sentences)
+    expected = base.token_ids.split([len(ids) for ids in loaded.tokenizer(list(sentences)).input_ids])
+    for index, ids, logprobs in _read(loaded, sentences):
+        values[index] = logprobs.gather(1, expected[index].to(logprobs.device)).cpu()
+        if len(ids) > 1:
+            following = torch.tensor(ids[1:], device=logprobs.device)[:, None]
+            losses[index] = -float(logprobs[:-1].gather(1, following).double().mean())
+    return [losses[index] for index in sorted(losses)], divergence(base, Predictions(base.token_ids, torch.cat(values)))
 
 
 @torch.inference_mode()
-def _next_logits(loaded: LoadedModel, sentences: Sequence[str]) -> list[Float[Tensor, "positions vocab"]]:
-    """Logits of each sentence, from one pass padded on the right, where a causal model cannot see it."""
+def _read(loaded: LoadedModel, sentences: Sequence[str]) -> Iterator[tuple[int, list[int], Float[Tensor, "positions vocab"]]]:
+    """Index, tokens and next-token log-probabilities of each sentence, a few of about one length to a pass.
+
+    They are padded on the right, where a causal model cannot see it.
+    """
     encoded = loaded.tokenizer(list(sentences)).input_ids
-    width = max(map(len, encoded))
-    ids = torch.tensor([[*i, *[0] * (width - len(i))] for i in encoded], device=loaded.device)
-    mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in encoded], device=loaded.device)
-    logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return [row[:len(i)] for row, i in zip(logits, encoded, strict=True)]
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    for first in range(0, len(order), SENTENCES_PER_PASS):
+        batch = order[first:first + SENTENCES_PER_PASS]
+        width = len(encoded[batch[-1]])
+        ids = torch.tensor([[*encoded[i], *[0] * (width - len(encoded[i]))] for i in batch], device=loaded.device)
+        mask = torch.tensor([[1] * len(encoded[i]) + [0] * (width - len(encoded[i])) for i in batch], device=loaded.device)
+        logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        for row, index in zip(logits, batch, strict=True):
+            yield index, encoded[index], row[:len(encoded[index])].float().log_softmax(-1)
 
 
 def divergence(base: Predictions, edited: Predictions) -> list[float]:

@@ -8,7 +8,7 @@ from ember_hub.concepts.combined import concept_of
 from ember_hub.evaluation.base import Battery, Cost, Evaluation
 from ember_hub.evaluation.examination import PARTS, Examiner, Part
 from ember_hub.evaluation.knowledge import Answered
-from ember_hub.evaluation.language import divergence, neutral_loss, predictions
+from ember_hub.evaluation.language import reread
 from ember_hub.evaluation.reading import Measured, Reading
 
 if TYPE_CHECKING:
@@ -54,13 +54,12 @@ class NeutralText(Evaluation):
     scores: ClassVar[tuple[str, ...]] = ("neutral_loss", "neutral_kl")
 
     def cost(self, subject: Subject) -> Cost:
-        return Cost(read=2 * len(subject.pack.neutral_part("test")) * TOKENS_OF_SENTENCE)
+        return Cost(read=len(subject.pack.neutral_part("test")) * TOKENS_OF_SENTENCE)
 
     def measure(self, subject: Subject) -> Measured:
         sentences = subject.pack.neutral_part("test")
         with subject.state() as loaded:
-            losses = neutral_loss(loaded, sentences, subject.progress)
-            apart = divergence(subject.predictions, predictions(loaded, sentences, at=subject.predictions))
+            losses, apart = reread(loaded, sentences, subject.predictions)
         return Measured((Reading("neutral_loss", "nats", _numbered(losses), better="lower"),
                          Reading("neutral_kl", "nats", _numbered(apart), better="lower")))
 
