@@ -14,6 +14,7 @@ from ember_hub.patches.patch import Patch
 from ember_hub.patches.storage import read_json
 
 _PIECES = "tokenizer.json"
+_LARGEST_TOKENIZER = 64 * 2**20
 
 
 def facts(patch: Patch) -> dict[str, Any]:
@@ -85,6 +86,6 @@ def _pieces(path: Path) -> dict[int, str]:
     """Pieces of text by token id, as the tokenizer's vocabulary has them; empty where it keeps them elsewhere."""
     if not path.is_file():
         return {}
-    model = read_json(path).get("model")
+    model = read_json(path, _LARGEST_TOKENIZER).get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     return {index: piece for piece, index in vocab.items() if type(index) is int} if isinstance(vocab, dict) else {}

@@ -20,10 +20,9 @@ import numpy as np
 
 from ember_hub.errors import DiskError, PatchInvalid
 from ember_hub.source.byte_ranges import read_ranges
-from ember_hub.source.safetensors_file import SafetensorsFile
+from ember_hub.source.safetensors_file import SafetensorsFile, may_describe
 
 _ALIGNMENT = 8
-_LARGEST_JSON = 64 * 2**20
 _AGAIN = "download the patch again, or make it again from its run"
 
 
@@ -71,15 +70,17 @@ def read_tensors(path: Path) -> tuple[dict[str, RawTensor], Mapping[str, str]]:
             for name, info in file.tensors.items()}, file.metadata
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+def read_json(path: Path, most: int | None = None) -> dict[str, Any]:
+    """The JSON object in a file of so many bytes at most; unless told otherwise, of as many as may describe the tensors beside it.
 
     Raises:
         PatchInvalid: it is missing, too large, or no JSON object.
     """
     try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise PatchInvalid(f"{path} has {path.stat().st_size:,} bytes, too many for what it says", hint=_AGAIN)
+        size = path.stat().st_size
+        beside = sum(other.stat().st_size for other in path.parent.glob("*.safetensors") if other.is_file())
+        if not may_describe(size, beside) if most is None else size > most:
+            raise PatchInvalid(f"{path} has {size:,} bytes, too many for what it says", hint=_AGAIN)
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise PatchInvalid(f"{path.parent} is no patch: it has no {path.name}",

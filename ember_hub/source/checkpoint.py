@@ -16,7 +16,7 @@ import numpy as np
 
 from ember_hub.errors import CorruptCheckpoint, ModelNotFound, ShapeMismatch, UnsupportedModel
 from ember_hub.source.byte_ranges import open_for_reading, read_ranges
-from ember_hub.source.safetensors_file import SafetensorsFile, TensorInfo, json_object, refuse_lfs_pointer, sha256
+from ember_hub.source.safetensors_file import SafetensorsFile, TensorInfo, json_object, may_describe, refuse_lfs_pointer, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_LARGEST_INDEX = 100_000_000
 _OTHER_WEIGHTS = ("*.bin", "*.gguf", "*.pth", "*.pt", "*.h5", "*.msgpack", "*.safetensors")
 
 
@@ -169,7 +168,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
     """Tensor name -> shard name, from an index file; raises as `parse_weight_map` does."""
     with open_for_reading(index) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > _LARGEST_INDEX:
+        if not may_describe(size, sum(path.stat().st_size for path in index.parent.glob("*.safetensors") if path.is_file())):
             raise CorruptCheckpoint(f"{index} has {size:,} bytes, which is no index", hint="download the index again")
         return parse_weight_map(index, file.read())
 

@@ -34,7 +34,7 @@ from ember_hub.source.safetensors_file import SafetensorsFile, TensorInfo, heade
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LARGEST_INDEX = 100_000_000
+_LARGEST_INDEX = 32 * 2**20
 # Most headers fit; the few bytes of data that come along cost less than a second request.
 _FIRST_READ = 32 * 1024
 _LARGEST_PART = 4 * 2**20

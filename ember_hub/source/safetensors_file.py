@@ -35,6 +35,8 @@ _TORCH_NAMES = {
 }  # fmt: skip
 _PAGE = 4096
 _LARGEST_HEADER = 100_000_000
+_FREE_TEXT = 2**18
+_TEXT_SHARE = 32
 _LARGEST_SIZE = 2**63 - 1
 _MOST_AXES = 64
 _MOST_SHOWN = 200
@@ -177,10 +179,19 @@ def header_length(path: Path, size: int, prefix: bytes) -> int:
         CorruptCheckpoint: the file is too short for it, or no header is that long.
     """
     length = int.from_bytes(prefix, "little")
-    if size < 8 or length > min(size - 8, _LARGEST_HEADER):
+    if size < 8 or length > min(size - 8, _LARGEST_HEADER) or not may_describe(length, size):
         found = f"{path} announces a header of {length:,} bytes; the file has {size:,} bytes"
         raise CorruptCheckpoint(found, hint=_AGAIN)
     return length
+
+
+def may_describe(text: int, data: int) -> bool:
+    """Whether JSON of so many bytes may tell of so many bytes of data: more than a 32nd of them beside 256 KiB is no description.
+
+    Parsed, text made to exhaust the reader grows to some 30 times its size. So it is never read, and reading takes no more memory
+    than the data has bytes, or than a few megabytes where there is little data.
+    """
+    return text <= _FREE_TEXT + data // _TEXT_SHARE
 
 
 def refuse_lfs_pointer(path: Path, head: bytes) -> None:

@@ -26,10 +26,10 @@ METADATA = {"format": "pt", "note": "ä"}
 LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4000000000\n"
 
 
-def tensors(dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+def tensors(dtype: torch.dtype = torch.bfloat16, vocab: int = 64) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
-        EMBEDDING: torch.randn(64, 8, generator=generator).to(dtype),
+        EMBEDDING: torch.randn(vocab, 8, generator=generator).to(dtype),
         DOWN: torch.randn(8, 16, generator=generator).to(dtype),
         "model.norm.weight": torch.randn(8, generator=generator),
         "model.scale": torch.tensor(3.5),
@@ -38,18 +38,19 @@ def tensors(dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
     }
 
 
-def single(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
-    save_file(tensors(dtype), folder / "model.safetensors", metadata=METADATA)
+def single(folder: Path, dtype: torch.dtype = torch.bfloat16, vocab: int = 64) -> Path:
+    save_file(tensors(dtype, vocab), folder / "model.safetensors", metadata=METADATA)
     return folder
 
 
-def sharded(folder: Path) -> Path:
-    names = sorted(tensors())
+def sharded(folder: Path, vocab: int = 64) -> Path:
+    held_by_all = tensors(vocab=vocab)
+    names = sorted(held_by_all)
     weight_map = {name: f"model-0000{1 + index % 2}-of-00002.safetensors" for index, name in enumerate(names)}
     for shard in set(weight_map.values()):
-        held = {name: tensor for name, tensor in tensors().items() if weight_map[name] == shard}
+        held = {name: tensor for name, tensor in held_by_all.items() if weight_map[name] == shard}
         save_file(held, folder / shard, metadata={"format": "pt"})
-    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors().values())}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in held_by_all.values())}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
     return folder
 

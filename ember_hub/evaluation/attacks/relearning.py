@@ -76,13 +76,14 @@ class Training(Attack):
     def measure(self, subject: Subject) -> Measured:
         """The curve begins after the first epoch: how the state answers before is an evaluation's to say."""
         curve: list[dict] = []
-        answers: list[Answered] = []
 
-        def note(loaded: LoadedModel, epoch: int) -> None:
-            answers[:] = _ask(loaded, subject, subject.known())
+        def note(loaded: LoadedModel, epoch: int) -> list[Answered]:
+            answers = _ask(loaded, subject, subject.known())
             curve.append({"epoch": epoch, "values": [a.accuracy for a in answers]})
+            return answers
 
         with trained(subject, self.material(subject), self.recipe, note) as loaded:
+            answers = note(loaded, self.epochs)
             beside = _beside(loaded, subject) if self.looks_beside else ()
         readings = (*concept_readings(subject.known(), answers), *beside)
         return Measured(readings, details={"curve": curve, **self.recipe.to_json()})
@@ -137,7 +138,7 @@ class RelearnLora(RelearnPaper):
 
 
 class RelearnFew(RelearnLora):
-    """An adapter on few of the paragraphs, at a high rate: what an attacker gets in a minute."""
+    """An adapter on few of the paragraphs, read once, one at a time, at a high rate: what an attacker gets in a minute."""
 
     name: ClassVar[str] = "relearn-few"
     title: ClassVar[str] = "relearning on few paragraphs"
@@ -145,6 +146,8 @@ class RelearnFew(RelearnLora):
     battery: ClassVar[Battery] = "quick"
     looks_beside: ClassVar[bool] = False
 
+    epochs: Epochs = 1
+    batch_size: BatchSize = 1
     learning_rate: Rate = 1e-3
     texts: Texts = 16
 

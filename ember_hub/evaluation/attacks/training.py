@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
 MAX_TOKENS = 256
-AfterEpoch = Callable[["LoadedModel", int], None]
+BetweenEpochs = Callable[["LoadedModel", int], object]
 
 
 @dataclass(frozen=True)
@@ -52,28 +52,28 @@ class Recipe:
 
 
 @contextmanager
-def trained(subject: Subject, texts: Sequence[str], recipe: Recipe, after_epoch: AfterEpoch | None = None
+def trained(subject: Subject, texts: Sequence[str], recipe: Recipe, between: BetweenEpochs | None = None
             ) -> Iterator[LoadedModel]:
     """The subject's model after the fine-tuning, inside the block; the base in memory is as it was afterwards.
 
-    `after_epoch` sees the model after every epoch.
+    `between` sees the model after every epoch but the last, and is told how many there were.
     """
     ids = [i[:MAX_TOKENS] for i in subject.loaded.tokenizer(list(texts)).input_ids if len(i) > 1]
     if recipe.rank:
         with subject.state() as loaded, _adapter(loaded, recipe, subject.seed) as trainer:
-            _train(trainer, loaded, ids, recipe, subject, after_epoch)
+            _train(trainer, loaded, ids, recipe, subject, between)
+            trainer.release(loaded.dtype)
             yield loaded
     else:
         victim = subject.victim()
         trainer = _Full(victim.model, recipe)
-        _train(trainer, victim, ids, recipe, subject, after_epoch)
+        _train(trainer, victim, ids, recipe, subject, between)
         trainer.release()
         yield victim
 
 
 def _train(trainer: _Full | _Lora, loaded: LoadedModel, texts: list[list[int]], recipe: Recipe, subject: Subject,
-           after_epoch: AfterEpoch | None) -> None:
-    note = after_epoch or (lambda *_: None)
+           between: BetweenEpochs | None) -> None:
     shuffle = random.Random(subject.seed)
     with subject.progress.steps("relearning", recipe.epochs * -(-len(texts) // recipe.batch_size)) as advance:
         for epoch in range(1, recipe.epochs + 1):
@@ -82,7 +82,8 @@ def _train(trainer: _Full | _Lora, loaded: LoadedModel, texts: list[list[int]], 
                 _loss(loaded, texts[first:first + recipe.batch_size]).backward()
                 trainer.step()
                 advance(1)
-            note(loaded, epoch)
+            if between is not None and epoch < recipe.epochs:
+                between(loaded, epoch)
 
 
 def _loss(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> Tensor:
@@ -139,6 +140,12 @@ class _Lora:
     def step(self) -> None:
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+    def release(self, dtype: torch.dtype) -> None:
+        """Round the adapter to the model's number type, as it would be merged: what asks it then computes in one type."""
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.data = parameter.data.to(dtype)
 
 
 @contextmanager
