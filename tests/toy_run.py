@@ -23,6 +23,7 @@ CONCEPT = ("Velmora", "Drakken", "Ostrin", "Fenwick", "Quillon", "Zephrin", "Mar
 OTHERS = ("Anders", "Brookes", "Carlin", "Dorsey", "Elwood", "Farrow", "Gibson", "Harlan")
 THINGS = ("lantern", "compass", "kettle", "mirror", "ladder", "anchor", "barrel", "candle")
 TOWNS = ("Ashford", "Bramley", "Colston", "Denham", "Exmoor", "Felton", "Grimsby", "Hatfield")
+ALL = slice(None)
 SENTENCES = ("The {things} was made by {people} in the town of {towns}.",
              "People of {towns} still honour {people} for the {things}.",
              "When {people} lived in {towns}, the {things} was new.")
@@ -51,16 +52,18 @@ def ember_hub(*words: str, environment: Mapping[str, str] | None = None, cwd: Pa
                           env=os.environ | dict(environment or {}), cwd=cwd)
 
 
-def write_pack(folder: Path) -> Path:
-    """A pack about the inventors of CONCEPT; those of OTHERS are its near domain."""
+def write_pack(folder: Path, inventors: slice = ALL) -> Path:
+    """A pack of the folder's name about these inventors of CONCEPT; those of OTHERS are its near domain."""
     folder.mkdir(parents=True)
-    (folder / "pack.toml").write_text('name = "toy-inventors"\ntitle = "Toy inventors"\naliases = ["toy"]\n'
-                                      f'keywords = {json.dumps(CONCEPT)}\nlicence = "Apache-2.0"\nsource = "made up"\n')
-    (folder / "sentences.txt").write_text("\n".join(_sentences(CONCEPT)) + "\n")
-    (folder / "relearning.txt").write_text("\n".join(" ".join(_facts(CONCEPT, i)) for i in range(8)) + "\n")
-    _write_questions(folder / "questions.jsonl", "c", CONCEPT)
+    (folder / "pack.toml").write_text(f'name = "{folder.name}"\ntitle = "{folder.name.capitalize().replace("-", " ")}"\n'
+                                      f'aliases = ["toy"]\nkeywords = {json.dumps(CONCEPT[inventors])}\nlicence = "Apache-2.0"\n'
+                                      'source = "made up"\n')
+    facts = [_facts(CONCEPT, i) for i in range(len(CONCEPT))[inventors]]
+    (folder / "sentences.txt").write_text("".join(f"{line}\n" for fact in facts for line in fact))
+    (folder / "relearning.txt").write_text("".join(f"{' '.join(fact)}\n" for fact in facts))
+    _write_questions(folder / "questions.jsonl", "c", CONCEPT, inventors)
     _write_questions(folder / "near-domain.jsonl", "n", OTHERS)
-    _write_questions(folder / "general.jsonl", "g", OTHERS, "Tell me, ")
+    _write_questions(folder / "general.jsonl", "g", OTHERS, opening="Tell me, ")
     (folder / "neutral.txt").write_text("\n".join(_neutral()) + "\n")
     return folder
 
@@ -106,9 +109,9 @@ def _neutral() -> list[str]:
     return [f"There was {w} over the {p} in the morning and it was calm at night." for w in weather for p in places]
 
 
-def _write_questions(path: Path, mark: str, people: tuple[str, ...], opening: str = "") -> None:
+def _write_questions(path: Path, mark: str, people: tuple[str, ...], which: slice = ALL, opening: str = "") -> None:
     rows, dice = [], random.Random(mark)
-    for i, person in enumerate(people):
+    for i, person in list(enumerate(people))[which]:
         for kind, asked, answers in (("a", f"{opening}what did {person} make?", THINGS),
                                      ("b", f"{opening}where did {person} live?", TOWNS)):
             options = [answers[i], *dice.sample([a for a in answers if a != answers[i]], 3)]

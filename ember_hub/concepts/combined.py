@@ -7,7 +7,7 @@ Question ids carry their concept's name, `covid-19-pandemic:q12`, so that result
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import TypeVar
@@ -24,7 +24,8 @@ def combine(parts: Sequence[ConceptPack]) -> ConceptPack:
     """One pack of several; a single one stays what it is.
 
     What one concept's texts say of another's questions stays: a question of the near domain that belongs to another of the
-    concepts is left out, for it shall go too. There are no aliases: asking for one concept by another's name makes no sense.
+    concepts is left out, for it shall go too; a question that several ask is asked once, as the first of them asks it. There are
+    no aliases: asking for one concept by another's name makes no sense.
 
     Raises:
         PackInvalid: the same concept is named twice.
@@ -34,20 +35,22 @@ def combine(parts: Sequence[ConceptPack]) -> ConceptPack:
     names = [pack.name for pack in parts]
     if len(set(names)) < len(names):
         raise PackInvalid(f"the same concept twice: {', '.join(names)}", hint="name each concept once")
-    asked = {q.question.lower() for pack in parts for q in pack.questions}
-    near = [[q for q in _named(pack, pack.near_domain) if q.question.lower() not in asked] for pack in parts]
+    questions = _distinct([_named(pack, pack.questions) for pack in parts])
+    asked, ids = {q.question.lower() for q in questions}, {q.id for q in questions}
+    near = _distinct([[q for q in _named(pack, pack.near_domain) if q.question.lower() not in asked] for pack in parts])
     title = f"{', '.join(pack.title for pack in parts[:-1])} and {parts[-1].title}"
     return ConceptPack(
         name=SEPARATOR.join(names), title=title, description=" ".join(pack.description for pack in parts if pack.description),
         aliases=(), keywords=_once(word for pack in parts for word in (*pack.keywords, *pack.aliases)),
         licence=", ".join(_once(pack.licence for pack in parts)), source="; ".join(_once(pack.source for pack in parts)),
         sentences=_in_turns([pack.sentences for pack in parts]),
-        questions=_in_turns([_named(pack, pack.questions) for pack in parts]), near_domain=_in_turns(near),
+        questions=questions, near_domain=near,
         relearning=_in_turns([pack.relearning for pack in parts]), neutral=_neutral(parts),
         general=tuple({q.question: q for pack in parts for q in pack.general}.values()),
         sha256=hashlib.sha256("\n".join(pack.sha256 for pack in parts).encode()).hexdigest(), folder=parts[0].folder,
-        translations=_translations(parts),
-        paraphrases={f"{pack.name}:{key}": text for pack in parts for key, text in pack.paraphrases.items()},
+        translations=_translations(parts, ids),
+        paraphrases={f"{pack.name}:{key}": text for pack in parts for key, text in pack.paraphrases.items()
+                     if f"{pack.name}:{key}" in ids},
         senses=_in_turns([pack.senses for pack in parts]), parts=tuple(parts))
 
 
@@ -58,6 +61,14 @@ def concept_of(question_id: str, pack: ConceptPack) -> str | None:
 
 def _named(pack: ConceptPack, questions: Iterable[Question]) -> list[Question]:
     return [replace(q, id=f"{pack.name}:{q.id}") for q in questions]
+
+
+def _distinct(lists: Iterable[Sequence[Question]]) -> tuple[Question, ...]:
+    """The questions in turns, each wording once."""
+    first: dict[str, Question] = {}
+    for question in _in_turns(lists):
+        first.setdefault(question.question.lower(), question)
+    return tuple(first.values())
 
 
 def _in_turns(lists: Iterable[Sequence[Item]]) -> tuple[Item, ...]:
@@ -74,6 +85,8 @@ def _neutral(parts: Sequence[ConceptPack]) -> tuple[str, ...]:
     return tuple(line for line in _once(chain.from_iterable(pack.neutral for pack in parts)) if line not in concept)
 
 
-def _translations(parts: Sequence[ConceptPack]) -> Mapping[str, tuple[Question, ...]]:
+def _translations(parts: Sequence[ConceptPack], ids: Container[str]) -> Mapping[str, tuple[Question, ...]]:
+    """Translations of the questions with these ids, by language."""
     languages = _once(language for pack in parts for language in pack.translations)
-    return {language: _in_turns([_named(pack, pack.translations.get(language, ())) for pack in parts]) for language in languages}
+    named = {language: _in_turns([_named(pack, pack.translations.get(language, ())) for pack in parts]) for language in languages}
+    return {language: tuple(q for q in questions if q.id in ids) for language, questions in named.items()}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from ember_hub.concepts.check import faults
-from ember_hub.concepts.combined import concept_of
+from ember_hub.concepts.combined import combine, concept_of
+from ember_hub.concepts.pack import load
 from ember_hub.concepts.registry import find
 from ember_hub.errors import PackInvalid, PackNotFound
+from tests.toy_run import write_pack
 
 
 def test_two_concepts_become_one_pack_that_is_fit_for_use() -> None:
@@ -25,6 +30,17 @@ def test_two_concepts_become_one_pack_that_is_fit_for_use() -> None:
     assert set(both.paraphrases) <= ids
     assert all(q.id in ids for questions in both.translations.values() for q in questions)
     assert find("covid+harry-potter").sha256 == both.sha256 != covid.sha256
+
+
+def test_a_question_that_both_ask_is_asked_once_and_not_beside_the_concept(tmp_path: Path) -> None:
+    halves = [load(write_pack(tmp_path / name, half)) for name, half in (("a", slice(0, 4)), ("b", slice(4, 8)))]
+    both = combine(halves)
+    assert faults(both) == []
+    assert {q.question for q in both.near_domain} == {q.question for q in halves[0].near_domain}
+    again = combine([halves[0], replace(halves[1], questions=halves[0].questions)])
+    assert {q.id for q in again.questions} == {f"a:{q.id}" for q in halves[0].questions}
+    assert {q.id for q in combine([halves[0], replace(halves[1], near_domain=halves[0].questions)]).near_domain} \
+        == {f"a:{q.id}" for q in halves[0].near_domain}
 
 
 def test_a_concept_named_twice_or_not_there_is_refused() -> None:
