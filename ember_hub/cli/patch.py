@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ember_hub.patches.patch import Patch
 
 _PATH = click.Path(path_type=Path)
-_out = click.option("--out", type=_PATH, required=True, help="What to write; must not exist.")
+_out = click.option("--out", "--output", "out", type=_PATH, required=True, help="What to write; must not exist.")
 
 
 @click.group()
@@ -93,7 +93,7 @@ def revert(patch: str | None, undo: Path | None, folder: Path, out: Path, base: 
 @patch.command()
 @click.argument("patch")
 @click.option("--to", "form", type=click.Choice(["tokens", "lora-embed", "gguf"]), required=True, help="The format to write.")
-@click.option("--out", type=_PATH, required=True, help="Folder (gguf: file) to write; must not exist.")
+@click.option("--out", "--output", "out", type=_PATH, required=True, help="Folder (gguf: file) to write; must not exist.")
 @click.option("--rank", type=click.IntRange(min=1), help="Rank of the LoRA (default: that of the edit, or the smallest exact one).")
 @click.option("--architecture", metavar="NAME", help="gguf: general.architecture of the base's GGUF file, if it cannot be told.")
 def convert(patch: str, form: str, out: Path, rank: int | None, architecture: str | None) -> None:
