@@ -152,8 +152,11 @@ def nf4(weight: Float[Tensor, "written read"]) -> Float[Tensor, "written read"]:
     # As in bitsandbytes, blocks run on from row to row; what is missing in the last one is filled with zeros.
     blocks = nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
     unit = blocks.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)
-    nearest = torch.bucketize(blocks / unit, (levels[1:] + levels[:-1]) / 2)
-    return (levels[nearest] * unit).flatten()[: len(flat)].view(weight.shape)
+    scaled, nearest = blocks / unit, torch.zeros_like(blocks, dtype=torch.uint8)
+    # Fifteen comparisons take half the time of a search.
+    for middle in ((levels[1:] + levels[:-1]) / 2).tolist():
+        nearest += scaled > middle
+    return (levels[nearest.int()] * unit).flatten()[: len(flat)].view(weight.shape)
 
 
 def gguf_rounding(format: GgufFormat) -> Rounding:
