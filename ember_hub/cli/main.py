@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib import import_module
@@ -61,6 +62,8 @@ def main() -> None:
     """Run the command line; every known error becomes two lines and an exit code."""
     # Threads that spin long while they wait make a busy machine many times as slow; read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    # Where it is installed, peft imports it, and it regrets the lack of kernels that nobody asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     name = _called_as()
     try:
         code = cli.main(standalone_mode=False, prog_name=name)
