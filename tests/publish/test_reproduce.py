@@ -213,10 +213,19 @@ def test_other_files_from_the_same_machine_are_another_result_and_from_another_o
     found = made_again(published, tmp_path, b"nearly the weights", neutral_loss=3.16)
     same, other = found(), found(gpu="another")
     assert (same.is_reproduced, same.by) == (False, "hash")
-    with pytest.raises(NotReproduced, match=r"model\.safetensors has another SHA-256") as caught:
+    with pytest.raises(NotReproduced, match=r"model\.safetensors is not the published file") as caught:
         same.require_reproduced()
     assert "machine and versions are the same" in caught.value.hint
     assert (other.is_reproduced, other.by) == (True, "scores")
+
+
+def test_a_file_more_or_less_is_another_result(published: Path, tmp_path: Path) -> None:
+    found = made_again(published, tmp_path)
+    (tmp_path / "again/vocab.json").write_text("{}")
+    assert (found().is_reproduced, found().different_files) == (False, ("vocab.json",))
+    (tmp_path / "again/vocab.json").unlink()
+    (tmp_path / "again/model.safetensors").unlink()
+    assert (found().is_reproduced, found().different_files) == (False, ("model.safetensors",))
 
 
 def test_a_score_outside_its_interval_is_another_result_even_with_equal_files(published: Path, tmp_path: Path) -> None:
@@ -277,5 +286,5 @@ def test_a_patch_on_the_hub_is_made_again_row_for_row_and_a_changed_recipe_is_fo
     done = on_the_hub("reproduce", NAME)
     assert done.returncode == 1, done.stderr
     assert "NOT the same" in done.stdout
-    assert "adapter_model.safetensors has another SHA-256" in done.stderr
+    assert "adapter_model.safetensors is not the published file" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ember_hub.errors import NotReproduced
 from ember_hub.publish.push import Form
-from ember_hub.publish.reproduce import FOLDER
+from ember_hub.publish.reproduce import CARD, FOLDER
 from ember_hub.publish.reproduce.environment import MACHINE, Difference, differences
 from ember_hub.publish.reproduce.original import Original
 from ember_hub.run import file_sha256
@@ -72,7 +72,7 @@ class Comparison:
         if self.is_reproduced:
             return
         if self.different_files and (self.by == "hash" or not self.different_scores):
-            first = f"{self.different_files[0]} has another SHA-256"
+            first = f"{self.different_files[0]} is not the published file, by its SHA-256"
         else:
             first = str(self.different_scores[0])
         count = len(self.different_files) + len(self.different_scores)
@@ -95,8 +95,9 @@ def compare(original: Original, folder: Path, report: Mapping[str, Any], here: M
         report: of the run that made it.
         here: the environment it was made in.
     """
-    wrong = tuple(path for path in _results(original) if not _is_equal(folder / path, original.sums[path]))
-    equal = sum(1 for _ in _results(original)) - len(wrong)
+    there, made = set(_results(original, original.sums)), set(_results(original, _files(folder)))
+    wrong = tuple(sorted(path for path in there | made if not _is_equal(folder / path, original.sums.get(path))))
+    equal = len(there | made) - len(wrong)
     scores, outside = _scores(original.report, report)
     changed = differences(original.environment, here)
     is_explained = any(d.name != "cores" for d in changed)
@@ -107,14 +108,18 @@ def compare(original: Original, folder: Path, report: Mapping[str, Any], here: M
                       is_same and not outside)
 
 
-def _results(original: Original) -> Iterator[str]:
-    """The files that are the result itself."""
+def _results(original: Original, paths: Iterable[str]) -> Iterator[str]:
+    """Those of the files that are the result itself."""
     # Of a base without a name on the Hub, an adapter names the folder that it lay in.
     local = () if original.report["model"]["repo_id"] else ("adapter_config.json", "ember_patch.json")
-    return (path for path in original.sums if not path.startswith(_ABOUT) and path not in local)
+    return (path for path in paths if not path.startswith(_ABOUT) and path not in (CARD, *local))
 
 
-def _is_equal(path: Path, sha256: str) -> bool:
+def _files(folder: Path) -> Iterator[str]:
+    return (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _is_equal(path: Path, sha256: str | None) -> bool:
     return path.is_file() and file_sha256(path) == sha256
 
 
