@@ -148,7 +148,8 @@ def test_a_file_that_is_not_there_is_missing_and_one_that_is_there_is_not(source
 
 def test_without_its_libraries_what_to_install_is_named(tmp_path: Path) -> None:
     (tmp_path / "q.parquet").touch()
-    script = ("import sys\nsys.modules |= {'datasets': None, 'pyarrow': None}\nfrom ember_hub.evaluation.evaluations.mmlu import Mmlu\n"
+    script = ("import sys\nsys.modules |= {'datasets': None, 'pyarrow': None}\n"
+              "from ember_hub.evaluation.evaluations.mmlu import Mmlu\n"
               "for source in ('cais/mmlu', sys.argv[1]):\n    print(Mmlu(source=source).missing(None))")
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "q.parquet"], capture_output=True, text=True, check=True)
     way = "(pip install 'ember-hub[bench]', or give a file instead: --set mmlu.source=FILE.jsonl)"
