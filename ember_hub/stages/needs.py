@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 from ember_hub.concepts.pack import ConceptPack
 from ember_hub.errors import UnsupportedModel
 from ember_hub.evaluation.base import Attack, Cost, Evaluation, Instrument
+from ember_hub.evaluation.evaluations.questions import TOKENS_OF_QUESTION, TOKENS_OF_SENTENCE
 from ember_hub.evaluation.evidence import BASE, EDITED, RANDOM, STRANGER
 from ember_hub.evaluation.examination import TUNE_QUESTIONS
-from ember_hub.evaluation.questions import TOKENS_OF_QUESTION, TOKENS_OF_SENTENCE
 from ember_hub.methods.base import Method
 from ember_hub.settings import Settings
 from ember_hub.source.anatomy import Anatomy

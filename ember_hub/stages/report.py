@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ember_hub.evaluation.evaluations.questions import Questions
 from ember_hub.evaluation.evidence import BASE, EDITED, Evidence
-from ember_hub.evaluation.questions import Questions
 from ember_hub.publish.report.write import write_report as write_page
 from ember_hub.run import Run
 from ember_hub.stages.document import REPORT, compose

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from ember_hub.concepts.pack import load as load_pack
 from ember_hub.edits.edit import Edit, Replaced
 from ember_hub.errors import EvaluationError, JudgeUnavailable
-from ember_hub.evaluation.fluency import MARK, Instructions, repetition
+from ember_hub.evaluation.evaluations.fluency import MARK, Instructions, repetition
+from ember_hub.evaluation.evaluations.instructions import EVERYDAY
 from ember_hub.evaluation.generation import prompt
-from ember_hub.evaluation.instructions import EVERYDAY
 from ember_hub.evaluation.reading import Measured
 from ember_hub.evaluation.subject import Subject
 from ember_hub.source.load import load

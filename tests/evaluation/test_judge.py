@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from ember_hub.errors import EvaluationError, JudgeUnavailable
+from ember_hub.evaluation.evaluations.open_answers import OpenAnswers
 from ember_hub.evaluation.judge import KEY, LONGEST_PAUSE, Judge, number, retry_after
-from ember_hub.evaluation.open_answers import OpenAnswers
 from ember_hub.progress import Quiet
 from tests.evaluation.judge_server import JudgeServer, Reply, says
 

@@ -9,8 +9,8 @@ import torch
 
 from ember_hub.concepts.pack import load as load_pack
 from ember_hub.concepts.prompts import LETTERS, letter_prompt
+from ember_hub.evaluation.evaluations.letters import SHIFT, LetterGeneration, meant
 from ember_hub.evaluation.generation import prompt
-from ember_hub.evaluation.letters import SHIFT, LetterGeneration, meant
 from ember_hub.evaluation.subject import Subject
 from ember_hub.source.load import load
 from tests.evaluation.subjects import subject, weights

@@ -17,7 +17,7 @@ from ember_hub.concepts.pack import load as load_pack
 from ember_hub.concepts.prompts import chat, letter_prompt
 from ember_hub.edits.edit import Edit, Replaced
 from ember_hub.errors import EvaluationError
-from ember_hub.evaluation.mmlu import Mmlu, questions_of, sampled
+from ember_hub.evaluation.evaluations.mmlu import Mmlu, questions_of, sampled
 from ember_hub.source.load import LoadedModel, load
 from tests.evaluation.subjects import subject, weights
 from tests.hub.conftest import hub, hub_environment  # noqa: F401  (fixtures)
@@ -148,7 +148,8 @@ def test_a_file_that_is_not_there_is_missing_and_one_that_is_there_is_not(source
 
 def test_without_its_libraries_what_to_install_is_named(tmp_path: Path) -> None:
     (tmp_path / "q.parquet").touch()
-    script = ("import sys\nsys.modules |= {'datasets': None, 'pyarrow': None}\nfrom ember_hub.evaluation.mmlu import Mmlu\n"
+    script = ("import sys\nsys.modules |= {'datasets': None, 'pyarrow': None}\n"
+              "from ember_hub.evaluation.evaluations.mmlu import Mmlu\n"
               "for source in ('cais/mmlu', sys.argv[1]):\n    print(Mmlu(source=source).missing(None))")
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "q.parquet"], capture_output=True, text=True, check=True)
     way = "(pip install 'ember-hub[bench]', or give a file instead: --set mmlu.source=FILE.jsonl)"
@@ -166,7 +167,7 @@ def test_a_dataset_is_missing_unless_the_hub_or_the_cache_has_it(hub, hub_enviro
 
     def asked(*names: str, **environment: str) -> list[str]:
         """Why each is missing, and how many questions the others hold, from a process of its own."""
-        script = ("import sys\nfrom ember_hub.evaluation.mmlu import Mmlu, questions_of\n"
+        script = ("import sys\nfrom ember_hub.evaluation.evaluations.mmlu import Mmlu, questions_of\n"
                   "for name in sys.argv[1:]:\n    print(Mmlu(source=name).missing(None) or len(questions_of(name)))")
         done = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=True,
                               env=os.environ | hub_environment | environment)

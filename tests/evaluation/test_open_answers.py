@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ember_hub.concepts.pack import load as load_pack
+from ember_hub.evaluation.evaluations.open_answers import OpenAnswers, open_prompts, reply
 from ember_hub.evaluation.generation import Written
-from ember_hub.evaluation.open_answers import OpenAnswers, open_prompts, reply
 from ember_hub.evaluation.subject import Subject
 from ember_hub.source.load import load
 from tests.evaluation.judge_server import JudgeServer, Reply, says

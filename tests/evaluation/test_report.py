@@ -6,9 +6,9 @@ import pytest
 
 from ember_hub.errors import ConfigError
 from ember_hub.evaluation.attacks.relearning import RelearnLora
+from ember_hub.evaluation.evaluations.questions import Questions
 from ember_hub.evaluation.evidence import scores, stage_name
 from ember_hub.evaluation.gates import gate_rows, require_gates
-from ember_hub.evaluation.questions import Questions
 from ember_hub.evaluation.reading import Measured
 from ember_hub.evaluation.report import kept_share, regained, verdict, warnings
 from ember_hub.evaluation.score import paired_p

@@ -10,7 +10,7 @@ import torch
 from ember_hub.concepts.pack import load as load_pack
 from ember_hub.evaluation.attacks.sampling import Sampling
 from ember_hub.evaluation.base import CONCEPT
-from ember_hub.evaluation.open_answers import OpenAnswers, open_prompts
+from ember_hub.evaluation.evaluations.open_answers import OpenAnswers, open_prompts
 from ember_hub.evaluation.subject import Subject
 from ember_hub.source.load import load
 from tests.evaluation.subjects import subject, weights

@@ -12,8 +12,8 @@ from ember_hub.concepts.pack import ConceptPack
 from ember_hub.concepts.pack import load as load_pack
 from ember_hub.edits.edit import Edit, ReplacedRows
 from ember_hub.errors import PackInvalid
+from ember_hub.evaluation.evaluations.token_senses import SENSES, TokenSenses
 from ember_hub.evaluation.language import neutral_loss
-from ember_hub.evaluation.token_senses import SENSES, TokenSenses
 from ember_hub.source.load import LoadedModel, load
 from tests.evaluation.subjects import subject
 from tests.toy_run import Toy

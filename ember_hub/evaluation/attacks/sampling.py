@@ -16,8 +16,8 @@ from pydantic import Field
 from ember_hub.concepts.pack import Question
 from ember_hub.evaluation.answers import matches
 from ember_hub.evaluation.base import CONCEPT, Attack, Battery, Cost
+from ember_hub.evaluation.evaluations.open_answers import TOKENS_OF_PROMPT, open_prompts, reply
 from ember_hub.evaluation.generation import Decoding, Prompt, write
-from ember_hub.evaluation.open_answers import TOKENS_OF_PROMPT, open_prompts, reply
 from ember_hub.evaluation.reading import Measured, Reading
 
 if TYPE_CHECKING:

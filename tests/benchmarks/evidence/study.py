@@ -21,9 +21,9 @@ from ember_hub.edits.apply import applied
 from ember_hub.edits.controls import random_rows
 from ember_hub.edits.edit import Edit, LowRankRows
 from ember_hub.evaluation.attacks.relearning import RelearnLora, RelearnLoraStrong, Training
+from ember_hub.evaluation.evaluations.questions import NeutralText, Questions
 from ember_hub.evaluation.examination import Examiner, Measurement, Syllabus
 from ember_hub.evaluation.language import Predictions, predictions
-from ember_hub.evaluation.questions import NeutralText, Questions
 from ember_hub.evaluation.reading import Measured
 from ember_hub.evaluation.subject import Subject
 from ember_hub.features import factorization

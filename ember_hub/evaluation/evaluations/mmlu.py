@@ -17,9 +17,9 @@ from ember_hub.concepts.pack import ConceptPack, Question
 from ember_hub.concepts.prompts import LETTERS, letter_prompt
 from ember_hub.errors import EvaluationError
 from ember_hub.evaluation.base import Battery, Cost, Evaluation
+from ember_hub.evaluation.evaluations.letters import meant
 from ember_hub.evaluation.generation import Decoding, prompt, write
 from ember_hub.evaluation.knowledge import ask
-from ember_hub.evaluation.letters import meant
 from ember_hub.evaluation.reading import Measured, Reading
 from ember_hub.progress import Progress
 from ember_hub.source.anatomy import first_line

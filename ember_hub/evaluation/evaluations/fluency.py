@@ -15,8 +15,8 @@ from pydantic import Field, field_validator
 
 from ember_hub.errors import EvaluationError
 from ember_hub.evaluation.base import Battery, Cost
+from ember_hub.evaluation.evaluations.instructions import EVERYDAY, Instruction
 from ember_hub.evaluation.generation import Decoding, Prompt, Written, prompt, write
-from ember_hub.evaluation.instructions import EVERYDAY, Instruction
 from ember_hub.evaluation.judge import Judge, Judged
 from ember_hub.evaluation.reading import Better, Measured, Reading
 from ember_hub.evaluation.score import Unit

@@ -1,0 +1,1 @@
+"""What every model state is asked, before anybody attacks it."""
