@@ -23,7 +23,7 @@ test-resolved:
 	.venv-$(RESOLUTION)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	.venv-$(RESOLUTION)/bin/uv pip install --quiet --python .venv-$(RESOLUTION)/bin/python --resolution $(RESOLUTION) \
 		--index-strategy unsafe-best-match $(addprefix --extra-index-url ,$(PIP_EXTRA_INDEX_URL)) -e '.[test,bench]'
-	.venv-$(RESOLUTION)/bin/python -m pytest
+	.venv-$(RESOLUTION)/bin/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.test
 	$(BIN)/ruff check ember_hub tests

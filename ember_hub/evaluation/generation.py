@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -117,7 +117,7 @@ def _read(model: PreTrainedModel, ids: Int[Tensor, "prompts width"], mask: Int[T
     """Keys and values of the prompts, once for each sample; None from a model whose memory is of another kind."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    cache = getattr(_generate(model, ids, mask, None, max_new_tokens=1), "past_key_values", None)
+    cache = getattr(_generate(model, ids, mask, None, max_new_tokens=1), _cache_name(), None)
     # Layers with a recurrent state inherit a way to be repeated that leaves the state out.
     if cache is None or not {type(layer) for layer in cache.layers} <= {DynamicLayer, DynamicSlidingWindowLayer}:
         return None
@@ -128,12 +128,19 @@ def _read(model: PreTrainedModel, ids: Int[Tensor, "prompts width"], mask: Int[T
 def _generate(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache | None, **options: Any) -> ModelOutput:
     from transformers import GenerationConfig
 
-    given = {} if cache is None else {"past_key_values": cache}
+    given = {} if cache is None else {_cache_name(): cache}
     # Asked for by number, the last hidden state is a view with gaps, for which the CPU copies the head once for every row.
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         given["logits_to_keep"] = torch.tensor([-1])
     config = GenerationConfig(return_dict_in_generate=True, pad_token_id=0, **options)
     return model.generate(ids, attention_mask=mask, generation_config=config, **given)
+
+
+def _cache_name() -> str:
+    """What transformers calls keys and values: `cache` from 5.24 on, which warns of the older name."""
+    from transformers.generation import GenerateDecoderOnlyOutput
+
+    return "cache" if "cache" in {field.name for field in fields(GenerateDecoderOnlyOutput)} else "past_key_values"
 
 
 def _until(ends: frozenset[int], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Written:

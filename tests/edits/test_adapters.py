@@ -32,6 +32,8 @@ def lora(**options: Any) -> LoraConfig:
 
 DOWN = ["model.layers.0.mlp.down_proj.weight", "model.layers.1.mlp.down_proj.weight", "model.layers.2.mlp.down_proj.weight"]
 C_FC = [f"transformer.h.{layer}.mlp.c_fc.weight" for layer in range(2)]
+BIASES = ["transformer.ln_f.bias", *(f"transformer.h.{layer}.{module}.bias" for layer in range(2) for module in (
+    "ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"))]
 ADAPTERS = {
     "lora": ("llama_folder", lora(target_modules=["down_proj"]), DOWN),
     "one layer, rank-stabilized": (
@@ -41,8 +43,8 @@ ADAPTERS = {
     "dora": ("llama_folder", lora(target_modules=["down_proj", "embed_tokens"], use_dora=True), [EMBEDDING, *DOWN]),
     "transposed": ("gpt2_folder", lora(target_modules=["c_fc"], fan_in_fan_out=True), C_FC),
     "transposed dora": ("gpt2_folder", lora(target_modules=["c_fc"], fan_in_fan_out=True, use_dora=True), C_FC),
-    "biases": ("gpt2_folder", lora(target_modules=["c_fc"], fan_in_fan_out=True, bias="lora_only"),
-               sorted([*C_FC, *(name.replace("weight", "bias") for name in C_FC)])),
+    # Not `lora_only`, of which PEFT 0.20 saves no bias.
+    "biases": ("gpt2_folder", lora(target_modules=["c_fc"], fan_in_fan_out=True, bias="all"), [*C_FC, *BIASES]),
     "embedding": ("gemma_folder", lora(target_modules=["embed_tokens"]), [EMBEDDING]),
     "tied embedding": ("tied_llama_folder", lora(target_modules=["embed_tokens"], ensure_weight_tying=True), [HEAD, EMBEDDING]),
     "tied head": ("tied_llama_folder", lora(target_modules=["lm_head"]), [HEAD]),

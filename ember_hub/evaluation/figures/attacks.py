@@ -91,7 +91,7 @@ def _draw_legend(figure: Figure, states: Sequence[str]) -> None:
             _mark(axes, state, right, 0.5)
             text = axes.text(right + 0.17, 0.5, arm(state).name, fontsize=TYPE - 4, color=INK, va="center_baseline",
                              parse_math=False)
-            right = _right(text) + 0.38
+            right = _right(text) + 0.35
 
 
 def _draw(axes: Axes, top: float, row: Row) -> None:
