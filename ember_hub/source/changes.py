@@ -111,7 +111,8 @@ def _cast_pieces(info: TensorInfo, change: Rows | Whole, step: int) -> Iterator[
     ids, order = change.ids.cpu().sort() if isinstance(change, Rows) else (torch.arange(len(values)), None)
     for begin in range(0, len(ids), step):
         part = slice(begin, begin + step)
-        rows = values[part] if order is None else values[order[part].to(values.device)]
+        # Older torch has no indexing of float8 on the CPU, and this it has.
+        rows = values[part] if order is None else values.index_select(0, order[part].to(values.device))
         data = rows.to("cpu", info.dtype).contiguous().flatten().view(torch.uint8).numpy()
         yield ids[part].numpy(), data.reshape(len(rows), info.row_size)
 
