@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ ADAPTERS = {
     "dora": ("llama_folder", lora(target_modules=["down_proj", "embed_tokens"], use_dora=True), [EMBEDDING, *DOWN]),
     "transposed": ("gpt2_folder", lora(target_modules=["c_fc"], fan_in_fan_out=True), C_FC),
     "transposed dora": ("gpt2_folder", lora(target_modules=["c_fc"], fan_in_fan_out=True, use_dora=True), C_FC),
-    # Not `lora_only`, of which PEFT 0.20 saves no bias.
+    # PEFT 0.20 saves no bias of `lora_only`.
+    **({} if version("peft").startswith("0.20.") else {
+        "biases of its maps": ("gpt2_folder", lora(target_modules=["c_fc"], fan_in_fan_out=True, bias="lora_only"),
+                               sorted([*C_FC, *(name.replace("weight", "bias") for name in C_FC)]))}),
     "biases": ("gpt2_folder", lora(target_modules=["c_fc"], fan_in_fan_out=True, bias="all"), [*C_FC, *BIASES]),
     "embedding": ("gemma_folder", lora(target_modules=["embed_tokens"]), [EMBEDDING]),
     "tied embedding": ("tied_llama_folder", lora(target_modules=["embed_tokens"], ensure_weight_tying=True), [HEAD, EMBEDDING]),
