@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 from ember_hub.edits import store
@@ -19,12 +20,15 @@ from ember_hub.source.ref import ModelRef
 from ember_hub.source.resolve import resolve
 from ember_hub.stages.workshop import EMBER_EDIT
 
+_COMMIT = 40
+"""Characters of a commit of the Hub; fingerprints of folders and files are longer."""
+
 
 def patch_of_edited(edited: str, base: str | None, out: Path, base_id: str | None, progress: Progress) -> Patch:
     """Write the patch of a run's folder, of an edit file, or of an edited model or adapter by its difference to the base.
 
     Args:
-        base: the model that it was made from; a run and an adapter name their own.
+        base: the model that it was made from; an adapter, and a run on a repository, name their own.
         base_id: the repository that a base in a folder or GGUF file is a copy of.
 
     Raises:
@@ -37,9 +41,9 @@ def patch_of_edited(edited: str, base: str | None, out: Path, base_id: str | Non
     place = Path(edited)
     methods: tuple[str, ...] = ()
     if (place / "run.toml").is_file():
-        settings = tomllib.loads((place / "run.toml").read_text("utf-8"))
-        base, methods = base or settings["model"], tuple(settings.get("methods", ()))
-        base_id = base_id or settings.get("publish", {}).get("base_id")
+        made = tomllib.loads((place / "run.toml").read_text("utf-8"))
+        methods = tuple(made["settings"]["methods"])
+        base = _required(base or _on_the_hub(made["model"]))
         found, edit = resolve(ModelRef.parse(base), progress, base_id, with_weights=False), _edit_of_run(place)
     elif place.is_file() and place.suffix == ".safetensors":
         found, edit = resolve(ModelRef.parse(_required(base)), progress, base_id, with_weights=False), store.load(place)
@@ -57,6 +61,12 @@ def _edit_of_run(folder: Path) -> Edit:
     for path in sorted((folder / "edits").glob("[1-9]*-*.safetensors")):
         edit = edit.then(store.load(path))
     return edit
+
+
+def _on_the_hub(model: Mapping[str, str]) -> str | None:
+    """The base of a run at its commit; None for a folder or a file, of which a run does not keep the place."""
+    commit = model.get("commit", "")
+    return f"{model['repo_id']}@{commit}" if "repo_id" in model and len(commit) == _COMMIT else None
 
 
 def _required(base: str | None) -> str:

@@ -83,11 +83,12 @@ def test_inspect_tells_people_and_machines_the_same(made: Path) -> None:
 def test_make_takes_an_edit_file_an_edited_checkpoint_and_a_run(base: Path, made: Path, tmp_path: Path) -> None:
     edit = ember_edit(anatomy_of_config(base))
     (tmp_path / "run/edits").mkdir(parents=True)
-    (tmp_path / "run/run.toml").write_text(f'model = "{base}"\nmethods = ["rmu"]\n')
+    (tmp_path / "run/run.toml").write_text('[settings]\nmethods = ["rmu"]\n[model]\nname = "pico"\ncommit = "f00d"\n')
     store.save(edit, tmp_path / "run/edits/0-ember.safetensors")
     run("apply", made, "--to", base, "--out", tmp_path / "edited")
     expected = Patch.open(made)
-    for name, words in {"from-file": (tmp_path / "run/edits/0-ember.safetensors", "--base", base), "from-run": (tmp_path / "run",),
+    for name, words in {"from-file": (tmp_path / "run/edits/0-ember.safetensors", "--base", base),
+                        "from-run": (tmp_path / "run", "--base", base),
                         "from-model": (tmp_path / "edited", "--base", base)}.items():
         assert run("make", *words, "--out", tmp_path / name, "--base-id", "org/pico").stdout.startswith("patch    36 rows")
         patch = Patch.open(tmp_path / name)
