@@ -166,14 +166,26 @@ def tried(loaded: LoadedModel) -> LoadedModel:
 def token_logprobs(loaded: LoadedModel, texts: Sequence[Text], *, progress: Progress | None = None,
                    title: str = "scoring") -> list[Float[Tensor, " scored"]]:
     """Log-probability of every scored token of every text, in nats, float32 on the CPU."""
-    score = _score if loaded.reads_trees else _score_rows
     results: list[Tensor | None] = [None] * len(texts)
     with (progress or Quiet()).steps(title, len(texts)) as advance:
         for batch in _batches(texts, loaded.reads_trees):
-            for index, logprobs in zip(batch, score(loaded.model, [texts[i] for i in batch]), strict=True):
+            for index, logprobs in zip(batch, _one_pass(loaded, [texts[i] for i in batch]), strict=True):
                 results[index] = logprobs
             advance(len(batch))
     return [r for r in results if r is not None]
+
+
+def mean_loss(loaded: LoadedModel, texts: Sequence[Text]) -> Float[Tensor, ""]:
+    """Mean over the scored tokens of a batch of minus their log-probability, in nats, to be differentiated.
+
+    Nothing is padded: a batch of unequal texts costs what their tokens cost.
+    """
+    ordered = sorted(texts, key=lambda text: text.ids)
+    return -torch.cat(_one_pass(loaded, ordered)).mean()
+
+
+def _one_pass(loaded: LoadedModel, texts: Sequence[Text]) -> list[Float[Tensor, " scored"]]:
+    return (_score if loaded.reads_trees else _score_rows)(loaded.model, texts)
 
 
 def _batches(texts: Sequence[Text], as_trees: bool) -> Iterator[list[int]]:

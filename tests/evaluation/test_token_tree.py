@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, MptConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ember_hub.evaluation import token_tree
-from ember_hub.evaluation.token_tree import Blocks, Text, TokenTree, token_logprobs, tried
+from ember_hub.evaluation.token_tree import Blocks, Text, TokenTree, mean_loss, token_logprobs, tried
 from ember_hub.source.load import load
 
 
@@ -39,6 +40,24 @@ def test_the_tree_gives_the_log_probabilities_of_single_passes(name: str, reques
     for way in (model, replace(model, reads_trees=False)):
         for text, found in zip(texts, token_logprobs(way, texts), strict=True):
             torch.testing.assert_close(found, straightforward(model.model, text), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama_folder", "gemma_folder", "gpt2_folder"])
+def test_training_on_a_tree_takes_the_gradient_of_the_padded_batch(name: str, request: pytest.FixtureRequest) -> None:
+    model = load(request.getfixturevalue(name))
+    assert tried(model).reads_trees
+    model.model.requires_grad_(True)
+    dice = random.Random(0)
+    texts = [(1, *(dice.randrange(5, 200) for _ in range(length))) for length in (40, 3, 11, 7)]
+    parameters = list(model.model.parameters())
+    found = torch.autograd.grad(mean_loss(model, [Text(ids, 1) for ids in texts]), parameters, materialize_grads=True)
+
+    padded = torch.tensor([[*ids, *[0] * (41 - len(ids))] for ids in texts])
+    real = torch.tensor([[1] * len(ids) + [0] * (41 - len(ids)) for ids in texts])
+    logits = model.model(input_ids=padded, attention_mask=real).logits
+    loss = cross_entropy(logits[:, :-1].flatten(0, 1), padded.masked_fill(real == 0, -100)[:, 1:].flatten())
+    for one, other in zip(found, torch.autograd.grad(loss, parameters, materialize_grads=True), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ember_hub.concepts.pack import ConceptPack, Question
 from ember_hub.evaluation.attacks.hidden import Choices
@@ -24,7 +23,7 @@ from ember_hub.evaluation.attacks.relearning import halves
 from ember_hub.evaluation.base import Attack, Battery, Cost
 from ember_hub.evaluation.presentation import Posed, pose
 from ember_hub.evaluation.reading import Measured
-from ember_hub.evaluation.token_tree import Text, token_logprobs
+from ember_hub.evaluation.token_tree import Text, mean_loss, token_logprobs
 
 if TYPE_CHECKING:
     from ember_hub.evaluation.subject import Subject
@@ -109,7 +108,7 @@ class SoftPrompt(Attack):
                 while len(queue) < self.batch_size:
                     queue += dice.sample(texts, len(texts))
                 batch, queue = queue[:self.batch_size], queue[self.batch_size:]
-                gradient, = torch.autograd.grad(_loss(loaded, [prompt.before(text) for text in batch]), prompt.vectors)
+                gradient, = torch.autograd.grad(mean_loss(loaded, [prompt.before(text) for text in batch]), prompt.vectors)
                 with torch.no_grad():
                     prompt.vectors.sub_(length * gradient.sign())
                 advance(1)
@@ -124,18 +123,6 @@ def _typical_coordinate(loaded: LoadedModel) -> float:
     """Root mean square of what the model reads for a token, over a sample of its vocabulary."""
     ids = torch.arange(0, loaded.anatomy.vocab, max(1, loaded.anatomy.vocab // SAMPLED_ROWS), device=loaded.device)
     return float(loaded.model.get_input_embeddings()(ids).float().square().mean().sqrt())
-
-
-def _loss(loaded: LoadedModel, texts: Sequence[Text]) -> Tensor:
-    """Cross-entropy of the answers, given the questions; the head reads no other position."""
-    width = max(len(text.ids) for text in texts)
-    ids = torch.tensor([[*text.ids, *[0] * (width - len(text.ids))] for text in texts], device=loaded.device)
-    real = torch.tensor([[i < len(text.ids) for i in range(width)] for text in texts], device=loaded.device)
-    before = torch.tensor([[text.start <= i + 1 < len(text.ids) for i in range(width)] for text in texts], device=loaded.device)
-    head = loaded.model.get_output_embeddings()
-    with head.register_forward_pre_hook(lambda _, inputs: (inputs[0][before.to(inputs[0].device)][None],)):
-        logits = loaded.model(input_ids=ids, attention_mask=real.long(), use_cache=False).logits[0]
-    return cross_entropy(logits.float(), ids[before.roll(1, 1)].to(logits.device))
 
 
 def _scores(loaded: LoadedModel, prompt: Prompt, posed: Sequence[Posed], subject: Subject) -> list[Float[Tensor, "1 option"]]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ember_hub.evaluation.subject import Subject
+from ember_hub.evaluation.token_tree import Text, mean_loss
 
 if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
@@ -87,15 +87,10 @@ def _train(trainer: _Full | _Lora, loaded: LoadedModel, texts: list[list[int]], 
 
 
 def _loss(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> Tensor:
-    """Next-token loss of a batch, padded to its own longest text."""
-    width = max(map(len, texts))
-    ids = torch.tensor([[*t, *[0] * (width - len(t))] for t in texts], device=loaded.device)
-    mask = torch.tensor([[1] * len(t) + [0] * (width - len(t)) for t in texts], device=loaded.device)
+    """Next-token loss of a batch."""
     # An adapter is kept in float32; its products need not be.
     with torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=loaded.dtype == torch.bfloat16):
-        logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    labels = ids.masked_fill(mask == 0, -100)
-    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten().to(logits.device), ignore_index=-100)
+        return mean_loss(loaded, [Text(tuple(ids), 1) for ids in texts])
 
 
 class _Full:
