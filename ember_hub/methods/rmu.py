@@ -124,7 +124,7 @@ class Rmu(Method):
         own = [{inner: masters[name]} for name, (_, inner) in writers.items()]
         norm = torch.cat([_norms(p) for p in forget]).median()
         target = self.steering * norm * _direction(forget[0].leaving, seed)
-        optimizer = torch.optim.AdamW(masters.values(), lr=self.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(masters.values(), lr=self.learning_rate, weight_decay=0.0, fused=True)
         mixed = loaded.dtype != torch.float32
         with progress.steps(f"training {self.name}", self.steps) as advance:
             for step in range(self.steps):

@@ -84,7 +84,7 @@ def _figure(report: Mapping[str, Any]) -> str:
 
 
 def _label(text: str) -> str:
-    return re.sub(r"[^\w ,.+-]+", " ", text).strip()[:_LONGEST_LABEL].strip() or "attack"
+    return re.sub(r"[^\w ,.+’-]+", " ", text.replace("'", "’")).strip()[:_LONGEST_LABEL].strip() or "attack"
 
 
 def _share(value: float | None) -> str:

@@ -130,7 +130,8 @@ class _Lora:
         rows = [p for name, p in named if "lora_embedding" in name]
         rest = [p for name, p in named if "lora_embedding" not in name]
         self._optimizer = torch.optim.AdamW([{"params": rest, "lr": recipe.learning_rate},
-                                             {"params": rows, "lr": recipe.embedding_rate}], weight_decay=recipe.weight_decay)
+                                             {"params": rows, "lr": recipe.embedding_rate}],
+                                            weight_decay=recipe.weight_decay, fused=True)
 
     def step(self) -> None:
         self._optimizer.step()

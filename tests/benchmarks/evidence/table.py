@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ember_hub.evaluation.evidence import in_pairs
 from ember_hub.evaluation.reading import Measured, Reading
 from ember_hub.evaluation.score import bootstrap
 
 ARMS = {"base": "base", "ember": "EMBER alone", "rmu": "RMU alone", "ember+rmu": "RMU after EMBER",
         "random+rmu": "RMU after a random edit"}
-LEVELS = ("paper", "strong")
+LEVELS = {"published": "relearned, as published", "lora": "relearned, LoRA", "strong": "relearned, strong LoRA"}
 COLUMNS = {"concept_known": "concept", "concept_probability": "p(right)", "near_domain_known": "near-domain",
            "general_known": "MMLU", "neutral_loss": "neutral, nats", "valid_mass_concept": "mass, concept",
            "valid_mass_other": "mass, other"}
@@ -31,8 +30,15 @@ def table(folder: Path) -> str:
     for concept in sorted(p for p in folder.iterdir() if p.is_dir()):
         states = {arm: _read(concept / f"state-{arm}.json") for arm in ARMS}
         attacked = {(arm, level): _read(concept / f"relearned-{level}-{arm}.json") for arm in ARMS for level in LEVELS}
-        lines += [f"**{concept.name}**", "", *_table(states, attacked), "", *_about(concept), *_claim(states, attacked), ""]
+        reached = frozenset(_piece(concept, "rows").get("reached", ()))
+        lines += [f"**{concept.name}**", "", *_table(states, attacked), "", *_about(concept)]
+        lines += [*_claim(states, attacked, reached), ""]
     return "\n".join(lines)
+
+
+def _piece(concept: Path, name: str) -> dict[str, Any]:
+    path = concept / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _read(path: Path) -> Measured | None:
@@ -40,7 +46,7 @@ def _read(path: Path) -> Measured | None:
 
 
 def _table(states: Mapping[str, Measured | None], attacked: Mapping[tuple[str, str], Measured | None]) -> Iterator[str]:
-    yield f"| | {' | '.join(COLUMNS.values())} | relearned, LoRA | relearned, strong LoRA |"
+    yield f"| | {' | '.join((*COLUMNS.values(), *LEVELS.values()))} |"
     yield f"|:--|{':-:|' * (len(COLUMNS) + len(LEVELS))}"
     for arm, title in ARMS.items():
         cells = [_cell(states[arm], name) for name in COLUMNS]
@@ -58,9 +64,8 @@ def _cell(measured: Measured | None, name: str) -> str:
 
 def _about(concept: Path) -> Iterator[str]:
     """What decided the edits, and how long the pieces took."""
-    found = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("rows", "strength", "settings")
-             if (path := concept / f"{name}.json").is_file()}
-    if len(found) == 3:
+    found = {name: _piece(concept, name) for name in ("rows", "strength", "settings")}
+    if all(found.values()):
         rmu = ", ".join(f"{key} {found['settings']['settings'][key]:.3g}" for key in ("steering", "learning_rate", "anchor_weight"))
         passed = "passes the gates on the tune split" if found["settings"]["passed"] else "**passes no gate on the tune split**"
         yield f"{len(found['rows']['tokens'])} rows at strength {found['strength']['strength']:g}; RMU ({rmu}) {passed}."
@@ -68,29 +73,46 @@ def _about(concept: Path) -> Iterator[str]:
     yield f"{sum(piece['seconds'] for piece in pieces) / 60:.0f} minutes on the machine that measured it."
 
 
-def _claim(states: Mapping[str, Measured | None], attacked: Mapping[tuple[str, str], Measured | None]) -> Iterator[str]:
+def _claim(states: Mapping[str, Measured | None], attacked: Mapping[tuple[str, str], Measured | None], reached: frozenset[str]
+           ) -> Iterator[str]:
     """What RMU after EMBER regains against what RMU alone regains, in pairs; and what it costs in specificity."""
-    for level in LEVELS:
-        needed = [states["rmu"], attacked["rmu", level], states["ember+rmu"], attacked["ember+rmu", level]]
-        if any(m is None for m in needed):
+    for level, title in LEVELS.items():
+        pairs = [(states[arm], attacked[arm, level]) for arm in ("rmu", "ember+rmu")]
+        if any(before is None or after is None for before, after in pairs):
             continue
-        rmu, both = (_regained(before, after) for before, after in (needed[:2], needed[2:]))
-        low, high = bootstrap([rmu, both], lambda a, b: b.mean(axis=1) - a.mean(axis=1))
-        share = f"{both.mean() / rmu.mean():.2f} of it" if rmu.mean() > 0 else "nothing to compare with"
-        holds = "holds" if rmu.mean() > 0 and both.mean() <= AT_MOST * rmu.mean() else "does not hold"
-        yield (f"Relearning ({level}) gives RMU alone {rmu.mean():+.2f} back and RMU after EMBER {both.mean():+.2f}: {share} "
-               f"(difference {both.mean() - rmu.mean():+.2f} [{low:+.2f}, {high:+.2f}]). At most half: {holds}.")
-    lost = [_mean(states["rmu"], name) - _mean(states["ember+rmu"], name) for name in ("near_domain_known", "general_known")
-            if states["rmu"] and states["ember+rmu"]]
-    if lost:
+        rmu, both = (_regained(before, after) for before, after in pairs)
+        yield f"- {title[0].upper()}{title[1:]}: {_compared(rmu, both)}. At most half: {_holds(rmu, both)}."
+        for those, what in ((reached, "that hold an edited token"), (rmu.keys() - reached, "that hold none")):
+            here = those & rmu.keys()
+            if here:
+                yield f"  - {len(here)} questions {what}: {_compared(_only(rmu, here), _only(both, here))}."
+    if states["rmu"] and states["ember+rmu"]:
+        lost = [_mean(states["rmu"], name) - _mean(states["ember+rmu"], name) for name in ("near_domain_known", "general_known")]
         verdict = "holds" if max(lost) <= LOSS else "does not hold"
-        yield f"Specificity against RMU alone: near-domain {-lost[0]:+.2f}, MMLU {-lost[1]:+.2f}. A loss under 5 %: {verdict}."
+        yield f"- Specificity against RMU alone: near-domain {-lost[0]:+.2f}, MMLU {-lost[1]:+.2f}. A loss under 5 %: {verdict}."
 
 
-def _regained(before: Measured | None, after: Measured | None) -> np.ndarray:
-    """Gain of each question, in pairs."""
-    one, other = in_pairs(_reading(before, "concept_known"), _reading(after, "concept_known"))
-    return other - one
+def _compared(rmu: Mapping[str, float], both: Mapping[str, float]) -> str:
+    one, other = (np.array([gains[i] for i in sorted(rmu)]) for gains in (rmu, both))
+    low, high = bootstrap([one, other], lambda a, b: b.mean(axis=1) - a.mean(axis=1))
+    share = f", {other.mean() / one.mean():.2f} of it" if one.mean() > 0 else ""
+    return (f"RMU alone {one.mean():+.2f}, RMU after EMBER {other.mean():+.2f}{share} "
+            f"(difference {other.mean() - one.mean():+.2f} [{low:+.2f}, {high:+.2f}])")
+
+
+def _holds(rmu: Mapping[str, float], both: Mapping[str, float]) -> str:
+    one, other = sum(rmu.values()), sum(both.values())
+    return "holds" if one > 0 and other <= AT_MOST * one else "does not hold"
+
+
+def _only(gains: Mapping[str, float], ids: frozenset[str]) -> dict[str, float]:
+    return {i: gains[i] for i in ids}
+
+
+def _regained(before: Measured | None, after: Measured | None) -> dict[str, float]:
+    """Gain of each question, by its id."""
+    one, other = _reading(before, "concept_known"), _reading(after, "concept_known")
+    return {i: other.values[i] - value for i, value in one.values.items()}
 
 
 def _reading(measured: Measured | None, name: str) -> Reading:
