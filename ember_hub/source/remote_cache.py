@@ -3,6 +3,8 @@
 A part is written first and noted in a journal after, with its sha256: what a killed process half wrote is not in the
 journal, and what was damaged since does not match it. Several processes may keep the same parts at the same time, as
 they write the same bytes to the same places.
+
+The cache has a limit: before more is fetched, the files whose parts were unused longest go.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,10 @@ import numpy as np
 from ember_hub.errors import DiskError
 from ember_hub.source.gguf import cache_home
 
+LIMIT = 8 << 30
+"""Bytes of disk that the parts of all files take at most; rows of one concept and model are some tens of megabytes."""
+_IN_USE = 3600.0
+"""Seconds since their last use in which parts stay: another process may be at them."""
 _PLACE = "set EMBER_HUB_CACHE to a folder on a disk with room, which you may write to"
 
 
@@ -29,9 +36,12 @@ class KeptParts:
     `start stop sha256`.
     """
 
-    def __init__(self, data: Path, size: int) -> None:
-        """`data` is the sparse file; neither it nor its folder need exist. `size` is that of the original."""
-        self._data, self._journal, self._size = data, data.with_suffix(".journal"), size
+    def __init__(self, data: Path, size: int, limit: int = LIMIT) -> None:
+        """`data` is the sparse file; neither it nor its folder need exist. `size` is that of the original.
+
+        `limit` is for the bytes that it and its neighbours, in folders beside its own, take on the disk together.
+        """
+        self._data, self._journal, self._size, self._limit = data, data.with_suffix(".journal"), size, limit
 
     @classmethod
     def of(cls, name: str, size: int, *identity: str) -> KeptParts:
@@ -71,6 +81,8 @@ class KeptParts:
                         at = int(starts[index]) - start
                         out[index] = part[at : at + length]
                     found[inside] = True
+            with suppress(FileNotFoundError):
+                os.utime(self._journal)
         return found
 
     def keep(self, start: int, data: bytes | bytearray) -> None:
@@ -93,17 +105,29 @@ class KeptParts:
                 journal.write(line)
 
     def require_room(self, needed: int) -> None:
-        """Checks that so many bytes more can be kept.
+        """Makes room for so many bytes more under the cache's limit, and checks that the disk has it.
 
         Raises:
-            DiskError: they cannot.
+            DiskError: it has not.
         """
         with _disk_errors(self._data):
             self._data.parent.mkdir(parents=True, exist_ok=True)
+            self._drop_unused(self._limit - needed)
             free = shutil.disk_usage(self._data.parent).free
         if free < needed:
             raise DiskError(f"the rows take {needed / 1e9:.2f} GB, {self._data.parent} has {free / 1e9:.2f} GB free",
                             hint=_PLACE)
+
+    def _drop_unused(self, limit: int) -> None:
+        """Deletes the parts of other files, those unused longest first, until all take no more bytes than this."""
+        files = [_usage(journal) for journal in self._data.parent.parent.glob(f"*/{self._journal.name}")]
+        taken = sum(size for _, size, _ in files)
+        for used, size, folder in sorted(files):
+            if taken <= limit or time.time() - used < _IN_USE:
+                break
+            if folder != self._data.parent:
+                shutil.rmtree(folder, ignore_errors=True)
+                taken -= size
 
     def _spans(self) -> Iterator[tuple[int, int, str]]:
         for line in self._journal.read_bytes().decode("ascii", "replace").splitlines():
@@ -113,6 +137,12 @@ class KeptParts:
                 start, stop = int(fields[0]), int(fields[1])
                 if start < stop <= self._size:
                     yield start, stop, fields[2]
+
+
+def _usage(journal: Path) -> tuple[float, int, Path]:
+    """When the parts beside this journal were used last (seconds since the epoch), what they take of the disk, their folder."""
+    found = [path.stat() for path in journal.parent.iterdir()]
+    return journal.stat().st_mtime, sum(f.st_blocks * 512 for f in found), journal.parent
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,21 @@ def test_room_is_asked_for_before_anything_is_fetched(kept: KeptParts) -> None:
     with pytest.raises(DiskError, match="GB free") as caught:
         kept.require_room(10**18)
     assert "EMBER_HUB_CACHE" in caught.value.hint
+
+
+def test_what_was_unused_longest_makes_room_and_nothing_else_does(tmp_path: Path) -> None:
+    files = {name: KeptParts(tmp_path / name / "data", 1 << 16, limit=5 << 16) for name in ("old", "read", "new", "mine")}
+    (tmp_path / "not-ours").mkdir()
+    for age, (name, kept) in zip((9, 8, 0, 7), files.items(), strict=True):
+        kept.keep(0, bytes(1 << 16))
+        os.utime(tmp_path / name / "data.journal", (time.time() - age * 3600,) * 2)
+    assert taken(files["read"], 0) == [bytes(10)]
+    files["mine"].require_room(1 << 16)
+    left = {name for name in files if (tmp_path / name).exists()}
+    assert left == {"read", "new", "mine"}, "the journals take a block each, so one file had to go"
+    files["mine"].require_room(5 << 16)
+    assert {path.name for path in tmp_path.iterdir()} == {"read", "new", "mine", "not-ours"}, "what is in use stays"
+    assert taken(files["old"], 0) == [None]
 
 
 def test_no_name_from_the_hub_leads_out_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
