@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,10 @@ class Study:
         """Every piece by name, in the order in which they need one another."""
         pieces: dict[str, Callable[[], dict[str, Any]]] = {"base": self._base, "rows": self._rows, "strength": self._strength,
                                                            "settings": self._settings}
-        pieces |= {f"state-{arm}": lambda arm=arm: self._state(arm) for arm in ARMS}
-        # The claim to be tested first: both arms of it at every level, then the controls.
-        pieces |= {f"relearned-{level}-{arm}": lambda arm=arm, level=level: self._relearned(arm, level)
-                   for arms in ((BOTH, RMU), (BASE, RANDOM, EMBER)) for level in LEVELS for arm in arms}
+        # The claim to be tested first: both arms of it, before and after every level of relearning. Then the controls.
+        for states, relearned in (((BASE, EMBER, RMU, BOTH), (BOTH, RMU)), ((RANDOM,), (BASE, RANDOM, EMBER))):
+            pieces |= {f"state-{arm}": partial(self._state, arm) for arm in states}
+            pieces |= {f"relearned-{level}-{arm}": partial(self._relearned, arm, level) for level in LEVELS for arm in relearned}
         return pieces
 
     def run(self) -> None:
