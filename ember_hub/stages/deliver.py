@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -159,17 +159,17 @@ def push_run(folder: Path, repo: str | None, form: str, options: PushOptions, *,
     if failed and not anyway:
         raise GateFailed(f"{failed[0]['name']} is {failed[0]['value']}, the limit is {failed[0]['limit']}",
                          hint="push it all the same with --push-anyway; the card then says so first")
-    there = {f for f in FORMS[form] if (folder / "out" / f).is_dir()}
+    written = [f for f in FORMS[form] if (folder / "out" / f).is_dir()]
     base = report["model"]["repo_id"] or report["model"]["name"]
     with Run.open(folder, {}) as run:
-        found = targets({f: _repo(repo, form, f) for f in FORMS[form] if f in there}, base, report["concept"]["name"], options,
-                        progress)
+        found = targets({f: _repo(repo, f, written) for f in written}, base, report["concept"]["name"], options, progress)
         return list(_push(run, found, progress))
 
 
 def planned_targets(publish: PublishSettings, base: str, concept: str, progress: Progress) -> dict[Form, Target]:
     """Where each form of a run that has not begun will go, checked on the Hub."""
-    repos = {form: _repo(publish.repo, publish.form, form) for form in FORMS[publish.form]}
+    together = FORMS[publish.form]
+    repos = {form: _repo(publish.repo, form, together) for form in together}
     options = PushOptions(publish.private, publish.create_pr, publish.tags, publish.collection, publish.yes)
     return targets(repos, base, concept, options, progress)
 
@@ -184,9 +184,9 @@ def _patience(progress: Progress) -> Patience:
     return Patience(say=partial(progress.say, "push"))
 
 
-def _repo(repo: str | None, forms: str, form: Form) -> str | None:
+def _repo(repo: str | None, form: Form, together: Sequence[Form]) -> str | None:
     """When both forms are pushed, the patch's repository ends in `-patch`."""
-    return f"{repo}-patch" if repo and len(FORMS[forms]) > 1 and form == "patch" else repo
+    return f"{repo}-patch" if repo and len(together) > 1 and form == "patch" else repo
 
 
 def _push(run: Run, targets: Mapping[Form, Target], progress: Progress) -> Iterator[Pushed]:

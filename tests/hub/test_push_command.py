@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -91,3 +92,14 @@ def test_a_push_that_fails_keeps_the_run_and_says_how_it_goes_on(hub, hub_enviro
     assert said == json.loads((run / "pushed.json").read_text())["model"]
     assert hub.store.repositories["models", "tester/mine"].tags == {"v1": said["commit"]}
     assert len(hub.seen("PUT", "/-/storage/")) == 1, "the edited shard was sent once, before the commit failed"
+
+
+def test_the_repository_that_was_named_takes_the_only_form_and_of_two_the_patch_gets_a_suffix(hub, hub_environment, run):
+    shutil.copytree(run / "out/model", run / "out/patch")
+    both = ember_hub("push", str(run), "--repo", "tester/mine", "--yes", environment=hub_environment)
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.split() == [f"{hub.url}/tester/mine", f"{hub.url}/tester/mine-patch"]
+    shutil.rmtree(run / "out/model")
+    alone = ember_hub("push", str(run), "--repo", "tester/alone", "--yes", environment=hub_environment)
+    assert alone.returncode == 0, alone.stderr
+    assert alone.stdout.split() == [f"{hub.url}/tester/alone"]
