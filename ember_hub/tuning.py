@@ -102,7 +102,7 @@ class Search:
         study = _study(journal, seed)
         space = {key: bounds for key, bounds in kind.search_space().items() if key not in fixed}
         defaults = kind(**fixed)
-        if not study.trials:
+        if not _begun(study):
             study.enqueue_trial({key: getattr(defaults, key) for key in space})
         with self.progress.steps(f"searching {kind.name}", self.gates.trials) as advance:
             advance(_finished(study))
@@ -130,6 +130,13 @@ def _study(journal: Path, seed: int):
     # Seeded by what is already known, so that a resumed search does not repeat the points of its beginning.
     study.sampler = optuna.samplers.TPESampler(seed=seed + _finished(study), n_startup_trials=3)
     return study
+
+
+def _begun(study) -> bool:
+    """Whether a trial was finished or waits; one that was interrupted counts for nothing, the defaults' own among them."""
+    from optuna.trial import TrialState
+
+    return any(trial.value is not None or trial.state == TrialState.WAITING for trial in study.trials)
 
 
 def _finished(study) -> int:
