@@ -120,7 +120,11 @@ class KeptParts:
 
     def _drop_unused(self, limit: int) -> None:
         """Deletes the parts of other files, those unused longest first, until all take no more bytes than this."""
-        files = [_usage(journal) for journal in self._data.parent.parent.glob(f"*/{self._journal.name}")]
+        files = []
+        for journal in self._data.parent.parent.glob(f"*/{self._journal.name}"):
+            # Another process may be making room too.
+            with suppress(FileNotFoundError):
+                files.append(_usage(journal))
         taken = sum(size for _, size, _ in files)
         for used, size, folder in sorted(files):
             if taken <= limit or time.time() - used < _IN_USE:

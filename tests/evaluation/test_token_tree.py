@@ -42,10 +42,10 @@ def test_the_tree_gives_the_log_probabilities_of_single_passes(name: str, reques
             torch.testing.assert_close(found, straightforward(model.model, text), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("as_trees", [True, False])
 @pytest.mark.parametrize("name", ["llama_folder", "gemma_folder", "gpt2_folder"])
-def test_training_on_a_tree_takes_the_gradient_of_the_padded_batch(name: str, request: pytest.FixtureRequest) -> None:
-    model = load(request.getfixturevalue(name))
-    assert tried(model).reads_trees
+def test_training_takes_the_gradient_of_the_padded_batch(name: str, as_trees: bool, request: pytest.FixtureRequest) -> None:
+    model = replace(load(request.getfixturevalue(name)), reads_trees=as_trees)
     model.model.requires_grad_(True)
     dice = random.Random(0)
     texts = [(1, *(dice.randrange(5, 200) for _ in range(length))) for length in (40, 3, 11, 7)]
