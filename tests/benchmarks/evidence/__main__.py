@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--general", type=Path, help="general questions, JSON lines: id, question, choices, answer")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache/ember-hub/evidence", help="folder for edits")
     parser.add_argument("--trials", type=int, default=4, help="settings of RMU that are tried")
+    parser.add_argument("--only", default="", help="regular expression: pieces that it finds nothing in are left for another run")
     parser.add_argument("--dtype", default="auto")
     run(parser.parse_args())
 
@@ -50,7 +51,7 @@ def run(given: argparse.Namespace) -> None:
         pack = _pack(concept.strip(), given.data, given.work)
         if given.general:
             pack = with_general(pack, _general(given.general))
-        Study(loaded, base.folder, pack, KEPT / name / pack.name, given.work, given.trials, clock).run()
+        Study(loaded, base.folder, pack, KEPT / name / pack.name, given.work, given.trials, clock).run(given.only)
     sys.stdout.write(table(KEPT / name))
 
 
