@@ -21,6 +21,7 @@ from transformers import (
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
 )
 
 SEED = 0
@@ -80,6 +81,14 @@ def pico_gpt2(folder: Path, vocab: int = 768, dtype: torch.dtype = torch.float32
     config = GPT2Config(vocab_size=vocab, n_embd=32, n_layer=2, n_head=4, n_positions=256,
                         initializer_range=0.1, **_token_ids())
     return _write(folder, config, pico_tokenizer(sentences, vocab), dtype, max_shard_size)
+
+
+def pico_experts(folder: Path, vocab: int = 768, dtype: torch.dtype = torch.float32) -> Path:
+    """A Qwen3 of 2 layers with 4 experts in each, which the loaded model holds as one parameter and the checkpoint as many."""
+    config = Qwen3MoeConfig(vocab_size=vocab, hidden_size=48, intermediate_size=96, moe_intermediate_size=32, head_dim=12,
+                            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, num_experts=4,
+                            num_experts_per_tok=2, initializer_range=0.1, **_token_ids())
+    return _write(folder, config, pico_tokenizer(vocab=vocab), dtype, "5GB")
 
 
 def _token_ids() -> dict[str, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora import LoraModel
 from safetensors import safe_open
 
 from ember_hub.concepts import pack as packs
@@ -19,7 +20,7 @@ from ember_hub.evaluation.attacks.training import Recipe, trained
 from ember_hub.evaluation.language import neutral_loss
 from ember_hub.source.load import LoadedModel, load
 from tests.evaluation.subjects import subject
-from tests.models import SENTENCES
+from tests.models import SENTENCES, pico_experts
 from tests.toy_run import CONCEPT, Toy
 
 HARD = Recipe(epochs=6, batch_size=2, learning_rate=1e-2, embedding_rate=1e-2)
@@ -90,6 +91,49 @@ def test_an_adapter_comes_off_when_the_attack_is_interrupted(llama_folder: Path,
     assert not has_moved(model, before)
 
 
+def test_an_adapter_that_is_interrupted_on_its_way_in_leaves_nothing_behind(
+        llama_folder: Path, pack: ConceptPack, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(llama_folder)
+    modules, attributes = dict(model.model.named_modules()), set(vars(model.model))
+    inserted: list[str] = []
+
+    def fifth(tuner: LoraModel, config: object, name: str, target: object, *rest: object, **options: object) -> None:
+        inserted.append(name)
+        if len(inserted) == 5:
+            raise KeyboardInterrupt
+        insert(tuner, config, name, target, *rest, **options)
+
+    insert = LoraModel._create_and_replace
+    monkeypatch.setattr(LoraModel, "_create_and_replace", fifth)
+    with pytest.raises(KeyboardInterrupt), trained(subject(model, pack), SENTENCES[:2], ADAPTER):
+        pass
+    assert dict(model.model.named_modules()) == modules
+    assert set(vars(model.model)) == attributes
+    assert not any(p.requires_grad for p in model.model.parameters())
+
+
+def test_an_adapter_lies_on_the_maps_of_experts_too(pack: ConceptPack, tmp_path: Path) -> None:
+    """What a method edits in such a model lies in these maps: an attack that passes them by is no attack on it."""
+    model = load(pico_experts(tmp_path))
+    before = parameters(model)
+    with trained(subject(model, pack), SENTENCES, replace(ADAPTER, embedding_rate=0)) as victim:
+        learnt = {name for name, p in victim.model.named_parameters() if "lora_B" in name and p.abs().sum() > 0}
+    for part in ("q_proj", "experts.base_layer", "experts.lora_B"):
+        assert any(part in name for name in learnt), (part, learnt)
+    assert not has_moved(model, before)
+
+
+def test_in_float16_the_published_attack_takes_the_steps_that_it_takes_in_float32(llama_folder: Path, pack: ConceptPack) -> None:
+    """AdamW's second moments are zero in float16: each step would be thousands of times the rate."""
+    moved = []
+    for dtype in ("float32", "float16"):
+        model = load(llama_folder, dtype=dtype)
+        before = parameters(model)
+        with trained(subject(model, pack), SENTENCES, RelearnPaper().recipe) as victim:
+            moved.append(max(float((p - before[name]).abs().max()) for name, p in victim.model.named_parameters()))
+    assert moved[1] == pytest.approx(moved[0], rel=0.5)
+
+
 @pytest.mark.parametrize("attack", [RelearnPaper(), RelearnLora(embedding_rate=1e-3)], ids=["full", "adapter"])
 def test_the_attack_starts_from_the_edited_model(attack: Training, llama_folder: Path, pack: ConceptPack) -> None:
     model = load(llama_folder)
@@ -128,6 +172,7 @@ def test_a_relearning_attack_reads_a_curve_that_ends_in_what_it_measures(rank: i
     measured = RelearnPaper(rank=rank, epochs=2).measure(subject(model, pack))
     assert measured.readings[0].name == "concept_known"
     assert [point["epoch"] for point in measured.details["curve"]] == [1, 2]
+    assert (measured.details["texts"], measured.details["steps"]) == ([len(pack.relearning)], [2 * len(pack.relearning)])
     assert measured.details["curve"][-1]["values"] == list(measured.readings[0].values.values())
     assert {reading.name for reading in measured.readings} == {"concept_known", "concept_probability", "valid_mass_concept",
                                                                "near_domain_known"}

@@ -1,7 +1,7 @@
 """Relearning: train the model on text, and see what of the concept comes back.
 
 `relearn-paper` is the published protocol of EMBER (arXiv 2606.03695): every parameter, batch 1, 2 epochs, learning rate 1e-5,
-weights trained in the model's own dtype. Adam moves a coordinate by at most about steps × learning rate, and bfloat16 swallows
+on up to 100 paragraphs, weights trained in the model's own dtype. Adam moves a coordinate by at most about steps × learning rate, and bfloat16 swallows
 small updates, so that attack cannot move a row far. `relearn-strong` keeps float32 masters, uses a higher rate, and a still
 higher one for the embedding rows. The LoRA attacks are what an attacker with little memory does.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -82,11 +82,17 @@ class Training(Attack):
             curve.append({"epoch": epoch, "values": [a.accuracy for a in answers]})
             return answers
 
-        with trained(subject, self.material(subject), self.recipe, note) as loaded:
+        material = self.material(subject)
+        with trained(subject, material, self.recipe, note) as loaded:
             answers = note(loaded, self.epochs)
             beside = _beside(loaded, subject) if self.looks_beside else ()
         readings = (*concept_readings(subject.known(), answers), *beside)
-        return Measured(readings, details={"curve": curve, **self.recipe.to_json()})
+        return Measured(readings, details={"curve": curve, **self._trained_on(material)})
+
+    def _trained_on(self, *materials: Sequence[str]) -> dict[str, Any]:
+        """The recipe, and the texts and steps of each training: packs differ in how much there is to train on."""
+        return self.recipe.to_json() | {"texts": [len(texts) for texts in materials],
+                                        "steps": [self.epochs * -(-len(texts) // self.batch_size) for texts in materials]}
 
 
 class RelearnPaper(Training):
@@ -195,12 +201,13 @@ class Rtt(Training):
         return self._facts(subject, halves(subject)[0][0])
 
     def measure(self, subject: Subject) -> Measured:
-        asked, answers = [], []
+        asked, answers, materials = [], [], []
         for told, kept in halves(subject):
-            with trained(subject, self._facts(subject, told), self.recipe) as loaded:
+            materials.append(self._facts(subject, told))
+            with trained(subject, materials[-1], self.recipe) as loaded:
                 asked += kept
                 answers += _ask(loaded, subject, kept)
-        return Measured(concept_readings(asked, answers), details=self.recipe.to_json())
+        return Measured(concept_readings(asked, answers), details=self._trained_on(*materials))
 
     def cost(self, subject: Subject) -> Cost:
         one = super().cost(subject)

@@ -26,9 +26,10 @@ BetweenEpochs = Callable[["LoadedModel", int], object]
 class Recipe:
     """The settings of a fine-tuning.
 
-    rank: of a LoRA adapter on all linear maps; 0 is full fine-tuning of every parameter.
+    rank: of a LoRA adapter on all linear maps, those of experts included; 0 is full fine-tuning of every parameter.
     embedding_rate: learning rate of the input embedding; with an adapter, 0 leaves the embedding out.
-    has_masters: float32 masters, without which bfloat16 swallows small updates.
+    has_masters: float32 masters, without which bfloat16 swallows small updates. Float16 has them always: AdamW's second
+        moments would be zero in it, and each step as large as the gradient over its epsilon.
     """
 
     epochs: int
@@ -107,7 +108,8 @@ class _Full:
         for parameter in model.parameters():
             parameter.requires_grad_(True)
             rate = recipe.embedding_rate if parameter is embedding else recipe.learning_rate
-            master = parameter.detach().float().clone() if recipe.has_masters else parameter
+            own_type = not recipe.has_masters and parameter.dtype is not torch.float16
+            master = parameter if own_type else parameter.detach().float().clone()
             optimizer = torch.optim.AdamW([master], lr=rate, weight_decay=recipe.weight_decay, fused=True)
             self._hooks.append(parameter.register_post_accumulate_grad_hook(_stepper(master, optimizer)))
 
@@ -146,26 +148,42 @@ class _Lora:
 
 @contextmanager
 def _adapter(loaded: LoadedModel, recipe: Recipe, seed: int) -> Iterator[_Lora]:
-    """A fresh adapter inside the model, and the model as it was afterwards."""
+    """A fresh adapter inside the model, and the model as it was afterwards, whatever happens on the way in."""
     from peft import LoraConfig, get_peft_model
-    from transformers.pytorch_utils import Conv1D
 
-    with_rows = recipe.embedding_rate > 0
-    name = loaded.anatomy.embedding.removesuffix(".weight")
-    targets = [module for module, kind in loaded.model.named_modules() if isinstance(kind, nn.Linear | Conv1D)
-               and kind is not loaded.model.get_output_embeddings()]
-    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=[*targets, *([name] if with_rows else [])],
+    targets, experts = _linear_maps(loaded.model)
+    if recipe.embedding_rate > 0:
+        targets.append(loaded.anatomy.embedding.removesuffix(".weight"))
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=targets, target_parameters=experts,
                         task_type="CAUSAL_LM")
-    with torch.random.fork_rng(devices=[loaded.device] if loaded.device.type == "cuda" else []), warnings.catch_warnings():
-        # peft warns of what it does inside: tied embeddings that are not, names that transformers will drop.
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        model = get_peft_model(loaded.model, config)
+    own = [(parent, name, module) for parent in loaded.model.modules() for name, module in parent.named_children()]
+    attributes = dict(vars(loaded.model))
     try:
+        with torch.random.fork_rng(devices=[loaded.device] if loaded.device.type == "cuda" else []), warnings.catch_warnings():
+            # peft warns of what it does inside: tied embeddings that are not, names that transformers will drop.
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seed)
+            model = get_peft_model(loaded.model, config)
         yield _Lora(model, recipe)
     finally:
-        model.unload()
+        # By hand, not by peft: an insertion that was interrupted has no adapter yet that could be taken off.
+        for parent, name, module in own:
+            parent.add_module(name, module)
+        for name in vars(loaded.model).keys() - attributes.keys():
+            delattr(loaded.model, name)
+        vars(loaded.model).update(attributes)
         loaded.model.requires_grad_(False)
+
+
+def _linear_maps(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of the linear modules, the head left out, and of parameters that hold the maps of all experts of a block."""
+    from transformers.pytorch_utils import Conv1D
+
+    modules = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
+               and module is not model.get_output_embeddings()]
+    experts = [f"{name}.{own}" for name, module in model.named_modules() for own, parameter in module.named_parameters(recurse=False)
+               if parameter.ndim == 3 and not isinstance(module, nn.Conv1d)]
+    return modules, experts
 
 
 def _stepper(master: Tensor, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
