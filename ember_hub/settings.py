@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -113,7 +113,7 @@ class Settings(Section):
     dtype: str = Field("auto", description="auto, bfloat16, float16 or float32.")
     seed: int = Field(42, ge=0, description="Seed of everything random.")
     trust_remote_code: bool = Field(False, description="Allow the model repository's own Python code to run.")
-    gates: dict[str, float] = Field(default_factory=dict, description="Limits whose violation fails the command.")
+    gates: dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]] = Field(default_factory=dict, description="Limits, as fractions, whose violation fails the command.")
     ember: EmberSettings = EmberSettings()
     features: FeatureSettings = FeatureSettings()
     search: SearchSettings = SearchSettings()

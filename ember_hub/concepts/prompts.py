@@ -14,8 +14,12 @@ REQUEST = "\nAnswer with the letter of the right option.\nAnswer:"
 
 
 def chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text as a user's turn in the model's own chat template, up to where the answer begins."""
-    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+    """The text as a user's turn in the model's own chat template, up to where the answer begins.
+
+    A model that can be told to answer without thinking first is told so: a thought is longer than the answers that are read.
+    """
+    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True,
+                                         enable_thinking=False)
 
 
 def letter_prompt(question: Question, shift: int = 0) -> tuple[str, tuple[str, ...]]:

@@ -11,6 +11,7 @@ from ember_hub.evaluation.base import CONCEPT
 from ember_hub.evaluation.examination import Part, Syllabus
 from ember_hub.evaluation.reading import Measured, Reading
 from ember_hub.evaluation.score import Score, paired_p
+from ember_hub.evaluation.verdict import is_above_chance
 
 BASE, EDITED, EMBER_ONLY, RANDOM, STRANGER = "base", "edited", "ember-only", "random-edit", "never-known"
 """Model states: the unedited base, the result, the embedding edit alone, a random edit of equal norm, and the base with a concept
@@ -30,6 +31,15 @@ class Evidence:
 
     def known(self, part: Part) -> frozenset[str]:
         return self.syllabus.known["test"][part]
+
+    def is_at_chance(self, part: Part) -> bool:
+        """Whether the base shows no knowledge of a part: on all its questions it is not clearly above chance.
+
+        A model without any still prefers some options in every wording, and so seems to know a few: what it knows counts for
+        nothing then.
+        """
+        everything = self.reading(BASE, f"{part}_all")
+        return everything is not None and not is_above_chance(everything.mean, len(everything.values), everything.chance or 0.0)
 
     def reading(self, state: str, name: str) -> Reading | None:
         """What was read off a state, by whichever evaluation did."""
@@ -68,7 +78,7 @@ def scores(evidence: Evidence) -> list[Score]:
 
 def _score(reading: Reading, stage: str, before: Reading | None) -> Score:
     score = replace(reading.score(stage), better=reading.better)
-    if before is None or before.chance != reading.chance:
+    if before is None or not before.is_asked_like(reading):
         return score
     pairs = in_pairs(before, reading)
     return replace(score, p=paired_p(*pairs))

@@ -10,7 +10,7 @@ from ember_hub.errors import ConfigError
 from ember_hub.evaluation.base import Attack, Instrument
 from ember_hub.evaluation.evidence import Evidence
 from ember_hub.evaluation.examination import PARTS
-from ember_hub.evaluation.report import kept_share
+from ember_hub.evaluation.report import kept_knowledge, kept_share
 
 VERDICTS = ("efficacy", "specificity", "coherence", "harmonic")
 RECOVERED = "recovered"
@@ -51,4 +51,5 @@ def _value(name: str, report: Mapping[str, Any], evidence: Evidence) -> float | 
         return rows.get(attack) if attack else report[RECOVERED]
     if name in VERDICTS:
         return report[name]
-    return kept_share(evidence, f"{name}_known" if name in PARTS else name)
+    part = next((part for part in PARTS if part == name), None)
+    return kept_knowledge(evidence, part) if part else kept_share(evidence, name)

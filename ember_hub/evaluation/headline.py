@@ -54,25 +54,35 @@ def _recovery(evidence: Evidence, attack: str, by_definition: bool) -> Recovery:
     ceiling = _ceiling(evidence, attack, edited)
     taught, hands_over = _taught(evidence.under(attack, STRANGER))
     value, interval = None, None
-    if ceiling is not None and edited is not None:
+    if ceiling is not None and edited is not None and not evidence.is_at_chance("concept"):
         base, now = in_pairs(ceiling, edited)
-        chance = edited.chance or 0.0
-        if len(base) and is_above_chance(float(base.mean()), len(base), chance):
-            value = kept(float(now.mean()), float(base.mean()), chance)
-            interval = bootstrap([base, now], lambda b, n: np.clip(
-                (n.mean(axis=1) - chance) / np.maximum(b.mean(axis=1) - chance, 1e-9), 0, 1))
+        if len(base) and is_above_chance(float(base.mean()), len(base), ceiling.chance or 0.0):
+            value, interval = _share(base - (ceiling.chance or 0.0), now - (edited.chance or 0.0), edited.chance or 0.0)
     return Recovery(attack, value, interval, taught, hands_over, by_definition)
+
+
+def _share(base: np.ndarray, now: np.ndarray, chance: float) -> tuple[float | None, tuple[float, float]]:
+    """What is shown now of what the base shows, both above their own chance, with a 95 % interval.
+
+    The resampled interval is too narrow where all answers agree, so it reaches at least as far as Wilson's of what is shown
+    now, at the base's mean.
+    """
+    value = kept(float(now.mean()), float(base.mean()), 0.0)
+    resampled = bootstrap([base, now], lambda b, n: np.clip(n.mean(axis=1) / np.maximum(b.mean(axis=1), 1e-9), 0, 1))
+    bounds = wilson(float((now + chance).sum()), len(now))
+    low, high = (min(1.0, max(0.0, (bound - chance) / float(base.mean()))) for bound in bounds)
+    return value, (min(low, resampled[0]), max(high, resampled[1]))
 
 
 def _ceiling(evidence: Evidence, attack: str, edited: Reading | None) -> Reading | None:
     """What the base shows on the same questions: before or under the attack, whichever is less.
 
-    An attack that asks in another format has another chance level, and is compared with the base under it alone.
+    An attack that asks in another format is compared with the base under it alone.
     """
     if edited is None:
         return None
     under, before = evidence.under(attack, BASE), evidence.reading(BASE, CONCEPT)
-    if before is None or before.chance is None or abs(before.chance - (edited.chance or 0.0)) > 1e-6:
+    if before is None or not before.is_asked_like(edited):
         return under
     if under is None:
         return before

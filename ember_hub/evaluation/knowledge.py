@@ -65,10 +65,12 @@ def _answers(loaded: LoadedModel, questions: Sequence[Question], posed: Sequence
 
 def _answered(question: Question, seen: Sequence[tuple[Posed, torch.Tensor]]) -> Answered:
     count = len(seen)
+    # A model that computes no numbers gives no answer: nothing is right, and no mass lies on any option.
+    seen = [(p, scores.nan_to_num(nan=-torch.inf)) for p, scores in seen]
     return Answered(
         id=question.id,
         accuracy=sum(_right(scores, p.right) for p, scores in seen) / count,
-        probability=sum(float(scores.softmax(0)[p.right]) for p, scores in seen) / count,
+        probability=sum(float(scores.softmax(0).nan_to_num()[p.right]) for p, scores in seen) / count,
         mass=sum(min(1.0, float(scores.exp().sum())) for _, scores in seen) / count,
         chance=1 / len(question.options),
         # A rotated order is turned back, so that the index means the same option in every presentation.
@@ -78,8 +80,8 @@ def _answered(question: Question, seen: Sequence[tuple[Posed, torch.Tensor]]) ->
 
 def _right(scores: torch.Tensor, right: int) -> float:
     """1 if the right option is the likeliest alone; of a tie its share, for a model that prefers nothing knows nothing."""
-    best = scores == scores.max()
-    return float(best[right]) / int(best.sum())
+    best = (scores == scores.max()) & scores.isfinite()
+    return float(best[right]) / max(1, int(best.sum()))
 
 
 def known(chosen: Sequence[Answered]) -> frozenset[str]:

@@ -26,7 +26,8 @@ WORDINGS: dict[Purpose, tuple[str, ...]] = {
     "choose": ("Question: {question}\nAnswer:", CHAT),
     "measure": ("Q: {question}\nA:", "{question} The correct answer is:"),
 }
-ROTATIONS: dict[Purpose, tuple[int, ...]] = {"choose": (0, 1), "measure": (2, 3)}
+ORDERS = 2
+"""Orders of the options for each purpose, where there are as many."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,17 @@ class Posed:
     right: int
 
 
+def rotations(purpose: Purpose, options: int) -> range:
+    """By how many places so many options are turned: the first orders choose, others measure."""
+    first = min(ORDERS, options // 2)
+    return range(first) if purpose == "choose" else range(first, min(first + ORDERS, options))
+
+
 def pose(questions: Sequence[Question], format: Format, purpose: Purpose, tokenizer: PreTrainedTokenizerBase,
          most: int | None = None, frame: Frame = BARE) -> list[Posed]:
     """Every question in every presentation of that format and purpose (or the first few), tokenized in one pass."""
-    variants = range(len(WORDINGS[purpose] if format == "answer" else ROTATIONS[purpose]))[:most]
-    written = [(q, v, *_write(q, format, purpose, v, tokenizer, frame)) for q in questions for v in variants]
+    written = [(q, v, *_write(q, format, purpose, v, tokenizer, frame)) for q in questions
+               for v in range(len(WORDINGS[purpose] if format == "answer" else rotations(purpose, len(q.options))))[:most]]
     texts = _encode([(prompt, answers, raw) for _, _, prompt, answers, raw, _ in written], tokenizer)
     return [Posed(q, v, texts[i], right) for i, (q, v, _, _, _, right) in enumerate(written)]
 
@@ -68,7 +75,7 @@ def _write(q: Question, format: Format, purpose: Purpose, variant: int, tokenize
         in_chat, answers, right = wording == CHAT, q.options, q.right
         prompt = ("{question}" if in_chat else wording).format(question=q.question)
     else:
-        prompt, options = letter_prompt(q, ROTATIONS[purpose][variant])
+        prompt, options = letter_prompt(q, rotations(purpose, len(q.options))[variant])
         in_chat, answers, right = True, LETTERS[: len(options)], options.index(q.answer)
     prompt = f"{frame.before}\n\n{prompt}" if frame.before else prompt
     if in_chat and tokenizer.chat_template:

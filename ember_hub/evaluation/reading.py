@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,7 @@ class Reading:
 
     values: by item (a question, a sentence, a prompt), each a fraction or in the unit.
     better: which way a model that keeps its abilities should move.
+    format: how it was asked: among options, whose number is chance, or openly, where each state has a chance of its own.
     """
 
     name: str
@@ -24,6 +26,11 @@ class Reading:
     values: Mapping[str, float]
     chance: float | None = None
     better: Better = "higher"
+    format: Literal["options", "open"] = "options"
+
+    def is_asked_like(self, other: Reading) -> bool:
+        """Whether both were asked in one format, at one level of chance."""
+        return self.format == other.format and math.isclose(self.chance or 0.0, other.chance or 0.0, abs_tol=1e-6)
 
     @property
     def mean(self) -> float:

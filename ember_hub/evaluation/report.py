@@ -11,7 +11,7 @@ from ember_hub.evaluation.base import CONCEPT
 from ember_hub.evaluation.evidence import BASE, EDITED, Evidence, in_pairs
 from ember_hub.evaluation.examination import PARTS, Part
 from ember_hub.evaluation.score import proportion
-from ember_hub.evaluation.verdict import Verdict, coherence, harmonic_mean, is_above_chance, kept
+from ember_hub.evaluation.verdict import Verdict, coherence, harmonic_mean, kept
 
 HEALTHY_MASS = 0.5
 """Below this share of the base's mass on offered answers, a wrong answer is no answer."""
@@ -19,7 +19,7 @@ HEALTHY_MASS = 0.5
 
 def verdict(evidence: Evidence, state: str = EDITED) -> Verdict:
     """Efficacy, specificity and coherence of one state, from accuracies on known questions of the test split."""
-    concept, near, general = (_share(evidence, part, state) for part in PARTS)
+    concept, near, general = (kept_knowledge(evidence, part, state) for part in PARTS)
     others = [s for s in (near, general) if s is not None]
     loss, base_loss = (_mean(evidence, s, "neutral_loss") for s in (state, BASE))
     return Verdict(
@@ -46,17 +46,9 @@ def kept_share(evidence: Evidence, name: str, state: str = EDITED) -> float | No
     return kept(value, then, base.chance or 0.0)
 
 
-def _share(evidence: Evidence, part: Part, state: str) -> float | None:
-    """What is kept of the base's accuracy above chance on what it knows; None where it shows no knowledge.
-
-    A model without any still prefers some options in every wording, and so seems to know a few: what it knows counts only if
-    its accuracy on all questions is clearly above chance.
-    """
-    everything = evidence.reading(BASE, f"{part}_all")
-    if everything is None or evidence.reading(BASE, f"{part}_known") is None \
-            or not is_above_chance(everything.mean, len(everything.values), everything.chance or 0.0):
-        return None
-    return kept_share(evidence, f"{part}_known", state)
+def kept_knowledge(evidence: Evidence, part: Part, state: str = EDITED) -> float | None:
+    """What is kept of the base's accuracy above chance on what it knows; None where it shows no knowledge."""
+    return None if evidence.is_at_chance(part) else kept_share(evidence, f"{part}_known", state)
 
 
 def _mean(evidence: Evidence, state: str, name: str) -> float | None:
@@ -76,7 +68,7 @@ def regained(evidence: Evidence) -> dict[str, dict[str, float]]:
     for attack, states in evidence.attacked.items():
         for state in states:
             before, after = evidence.reading(state, CONCEPT), evidence.under(attack, state)
-            if before and after and before.chance == after.chance and (pairs := in_pairs(before, after))[0].size:
+            if before and after and before.is_asked_like(after) and (pairs := in_pairs(before, after))[0].size:
                 table.setdefault(state, {})[attack] = round(float(pairs[1].mean() - pairs[0].mean()), 4)
     return table
 
@@ -107,7 +99,7 @@ def warnings(evidence: Evidence) -> list[str]:
     found = []
     for part in PARTS:
         everything = evidence.reading(BASE, f"{part}_all")
-        if everything is not None and _share(evidence, part, BASE) is None:
+        if everything is not None and evidence.is_at_chance(part):
             found.append(
                 f"{BaselineAtChance.__name__}: on all {len(everything.values)} {part.replace('_', '-')} questions the base is "
                 f"right in {everything.mean:.2f}, not clearly above chance ({everything.chance:.2f}); those it seems to know "

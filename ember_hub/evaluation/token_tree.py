@@ -8,7 +8,7 @@ In depth-first order a run of nodes sees little beside itself, so attention is c
 nodes, not with their square.
 
 Some models (state spaces, convolutions, ALiBi) do not follow such a mask. `tried` finds out, and they get one row for each text:
-slower, same numbers.
+slower, same numbers. So do texts that are longer than what a layer looks back: the tree's mask would show it all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from ember_hub.errors import EvaluationError
 from ember_hub.progress import Progress, Quiet
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ TOKENS_PER_PASS = 768
 """Enough to keep the matrix units busy; with it, or with one text if that is longer, the memory of a pass is bounded."""
 NODES_PER_BLOCK = 48
 ROWS_PER_SOFTMAX = 64
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+"""Where a configuration says how far its local layers look back."""
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 """How far a log-probability may lie from that of a plain pass, as a share of the mean one: rounding of the model's number type.
 
@@ -148,12 +151,19 @@ def _mask(sees: Bool[np.ndarray, "*axes"], like: Tensor) -> Float[Tensor, "*axes
 
 
 def tried(loaded: LoadedModel) -> LoadedModel:
-    """The same model, with the knowledge whether trees are read as they are meant: a few texts are scored both ways."""
+    """The same model, with the knowledge whether trees are read as they are meant: a few texts are scored both ways.
+
+    Raises:
+        EvaluationError: the model computes NaN, as some do in float16.
+    """
     ids = [i for i in range(len(loaded.tokenizer)) if i not in set(loaded.tokenizer.all_special_ids)]
     stem, other = tuple(ids[40:60]), tuple(ids[60:66])
     # Enough for more than one block.
     texts = [Text(stem + other[i:] + other[:i], len(stem)) for i in range(len(other))] + [Text(stem[:3] + other, 2)]
     rows = torch.cat(token_logprobs(replace(loaded, reads_trees=False), texts))
+    if rows.isnan().any():
+        raise EvaluationError(f"the model computes NaN in {str(loaded.dtype).removeprefix('torch.')}",
+                              hint="load it in another number type (--dtype bfloat16), or download the checkpoint again")
     try:
         trees = torch.cat(token_logprobs(replace(loaded, reads_trees=True), texts))
     except (RuntimeError, ValueError, TypeError, IndexError):
@@ -167,6 +177,7 @@ def token_logprobs(loaded: LoadedModel, texts: Sequence[Text], *, progress: Prog
                    title: str = "scoring") -> list[Float[Tensor, " scored"]]:
     """Log-probability of every scored token of every text, in nats, float32 on the CPU."""
     results: list[Tensor | None] = [None] * len(texts)
+    loaded = fitting(loaded, texts) if texts else loaded
     with (progress or Quiet()).steps(title, len(texts)) as advance:
         for batch in _batches(texts, loaded.reads_trees):
             for index, logprobs in zip(batch, _one_pass(loaded, [texts[i] for i in batch]), strict=True):
@@ -181,7 +192,14 @@ def mean_loss(loaded: LoadedModel, texts: Sequence[Text]) -> Float[Tensor, ""]:
     Nothing is padded: a batch of unequal texts costs what their tokens cost.
     """
     ordered = sorted(texts, key=lambda text: text.ids)
-    return -torch.cat(_one_pass(loaded, ordered)).mean()
+    return -torch.cat(_one_pass(fitting(loaded, texts), ordered)).mean()
+
+
+def fitting(loaded: LoadedModel, texts: Sequence[Text]) -> LoadedModel:
+    """The model as these texts have to be read: in rows where one of them is longer than a layer's window."""
+    config = loaded.model.config.get_text_config()
+    windows = [size for name in _WINDOWS if (size := getattr(config, name, None))]
+    return loaded if max(len(text.read) for text in texts) <= min(windows, default=inf) else replace(loaded, reads_trees=False)
 
 
 def _one_pass(loaded: LoadedModel, texts: Sequence[Text]) -> list[Float[Tensor, " scored"]]:

@@ -58,7 +58,12 @@ def is_above_chance(accuracy: float, n: int, chance: float) -> bool:
 
 
 def fluency(loss: float, base_loss: float) -> float:
-    """Ratio of perplexities base / edited on neutral text, at most 1; losses in nats per token."""
+    """Ratio of perplexities base / edited on neutral text, at most 1, and 0 where the edited model computes no numbers.
+
+    loss, base_loss: in nats per token.
+    """
+    if not math.isfinite(loss):
+        return 0.0
     return min(1.0, math.exp(min(0.0, base_loss - loss)))
 
 

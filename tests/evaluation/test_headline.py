@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from ember_hub.evaluation.attacks.relearning import RelearnLora
+from ember_hub.evaluation.gates import gate_rows
 from ember_hub.evaluation.headline import recoveries, worst
+from ember_hub.evaluation.reading import Measured
+from ember_hub.evaluation.report import kept_knowledge
+from ember_hub.evaluation.score import wilson
 from tests.evaluation.evidence import evidence, state, under_attack
 
 KINDS = {"weak": RelearnLora, "strong": RelearnLora}
@@ -56,3 +64,26 @@ def test_where_the_base_shows_nothing_under_an_attack_nothing_is_claimed() -> No
     found = recoveries(evidence(state(20), state(0), {"weak": {"edited": under_attack(5), "base": under_attack(6)}}), KINDS)
     assert found[0].recovered is None
     assert worst(found) is None
+
+
+def test_of_a_base_at_chance_nothing_is_claimed_and_no_gate_holds() -> None:
+    """It seems to know ten questions of forty, as chance would have it."""
+    found = evidence(state(10), state(3), {"weak": {"edited": under_attack(3), "base": under_attack(10)}})
+    assert recoveries(found, KINDS)[0].recovered is None
+    assert kept_knowledge(found, "concept") is None
+    report = {"attacks": [{"name": "weak", "recovered": None}], "recovered": None}
+    assert not any(row["passed"] for row in gate_rows({"recovered": 1.0, "concept": 0.0}, report, found))
+
+
+def test_where_all_answers_agree_the_interval_is_that_of_so_few_questions() -> None:
+    """None of twenty under the attack: up to 0.16 of them may be known, of which 0.25 would be chance."""
+    found = recoveries(evidence(state(20), state(0), {"weak": {"edited": under_attack(0, 0.0), "base": under_attack(8, 0.0)}}), KINDS)
+    assert found[0].recovered == 0
+    assert found[0].interval == (0, pytest.approx(wilson(0, 20)[1] / 0.4))
+
+
+def test_asked_openly_each_state_has_a_chance_of_its_own() -> None:
+    """A broken model rarely hits a wrong option by chance, so its right answers are not chance either."""
+    edited, base = (Measured((replace(under_attack(right, chance).readings[0], format="open"),)) for right, chance in ((6, 0.1), (18, 0.5)))
+    found = recoveries(evidence(state(20), state(0), {"weak": {"edited": edited, "base": base}}), KINDS)
+    assert found[0].recovered == pytest.approx((0.3 - 0.1) / (0.9 - 0.5))

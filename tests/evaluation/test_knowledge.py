@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from ember_hub.concepts.pack import Question
+from ember_hub.errors import EvaluationError
 from ember_hub.evaluation.knowledge import Answered, ask, better_format, known
-from ember_hub.evaluation.presentation import ROTATIONS, WORDINGS, pose
+from ember_hub.evaluation.presentation import WORDINGS, pose, rotations
+from ember_hub.evaluation.token_tree import tried
+from ember_hub.evaluation.verdict import fluency
 from ember_hub.source.load import LoadedModel, load
 
 QUESTIONS = (
@@ -25,7 +28,12 @@ def model(llama_folder: Path) -> LoadedModel:
 
 def test_no_presentation_both_chooses_questions_and_measures_them() -> None:
     assert not set(WORDINGS["choose"]) & set(WORDINGS["measure"])
-    assert not set(ROTATIONS["choose"]) & set(ROTATIONS["measure"])
+    for options in range(2, 6):
+        choose, measure = (rotations(purpose, options) for purpose in ("choose", "measure"))
+        assert choose
+        assert measure
+        assert len({*choose, *measure}) == len(choose) + len(measure)
+        assert max(*choose, *measure) < options, "a turn too far is an order that was there before"
 
 
 @pytest.mark.parametrize("purpose", ["choose", "measure"])
@@ -51,6 +59,18 @@ def test_values_are_bounded_and_chance_is_one_in_four(model: LoadedModel) -> Non
             assert 0 <= answered.mass <= 1
             assert answered.chance == 0.25
             assert set(answered.choices) <= {0, 1, 2, 3}
+
+
+def test_a_model_that_computes_no_numbers_knows_nothing_and_is_not_loaded(llama_folder: Path) -> None:
+    broken = load(llama_folder)
+    with torch.no_grad():
+        broken.model.get_input_embeddings().weight.fill_(torch.nan)
+    for format in ("answer", "letter"):
+        for answered in ask(broken, QUESTIONS, format, "measure"):
+            assert (answered.accuracy, answered.probability, answered.mass) == (0, 0, 0)
+    assert fluency(loss=torch.nan, base_loss=3.0) == 0
+    with pytest.raises(EvaluationError, match="NaN in float32"):
+        tried(broken)
 
 
 def test_a_question_is_known_only_if_right_in_every_presentation() -> None:

@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ember_hub.evaluation import token_tree
-from ember_hub.evaluation.token_tree import Blocks, Text, TokenTree, mean_loss, token_logprobs, tried
+from ember_hub.evaluation.token_tree import Blocks, Text, TokenTree, fitting, mean_loss, token_logprobs, tried
 from ember_hub.source.load import load
 
 
@@ -40,6 +40,19 @@ def test_the_tree_gives_the_log_probabilities_of_single_passes(name: str, reques
     for way in (model, replace(model, reads_trees=False)):
         for text, found in zip(texts, token_logprobs(way, texts), strict=True):
             torch.testing.assert_close(found, straightforward(model.model, text), rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_that_looks_back_less_far_than_a_text_is_long_is_not_shown_all_of_it(gemma_folder: Path) -> None:
+    """The window of this model's local layers is 64 tokens; shorter texts show nothing of it."""
+    model, dice = tried(load(gemma_folder)), random.Random(0)
+    stem = tuple(dice.randrange(5, 200) for _ in range(100))
+    texts = [Text(stem + (end,), 100) for end in (5, 6, 7)]
+    for text, found in zip(texts, token_logprobs(model, texts), strict=True):
+        torch.testing.assert_close(found, straightforward(model.model, text), rtol=1e-4, atol=1e-4)
+    loss = mean_loss(model, [Text(stem, 1)])
+    torch.testing.assert_close(loss.detach(), -straightforward(model.model, Text(stem, 1)).mean(), rtol=1e-4, atol=1e-4)
+    assert model.reads_trees
+    assert fitting(model, [Text(stem[:50], 1)]) is model
 
 
 @pytest.mark.parametrize("as_trees", [True, False])

@@ -1,7 +1,7 @@
 """What attacks on the inside share: hidden states of many questions after every block, and answers layer by layer.
 
 The options of a question stand side by side after their common prompt and do not see one another. A model that does not follow such
-a mask gets one row for each option: slower, same numbers.
+a mask, or whose layers look back less far, gets one row for each option: slower, same numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ember_hub.evaluation.base import CONCEPT
 from ember_hub.evaluation.presentation import Posed
 from ember_hub.evaluation.reading import Reading
 from ember_hub.evaluation.score import wilson
-from ember_hub.evaluation.token_tree import Text
+from ember_hub.evaluation.token_tree import Text, fitting
 from ember_hub.methods.blocks import hidden_state
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class _Reached(Exception):
 def hidden_states(loaded: LoadedModel, posed: Sequence[Posed], wanted: Wanted, advance: Callable[[int], None]) -> Iterator[States]:
     """Hidden states of the questions' texts, pass by pass; texts are counted through all questions."""
     groups, first = [], 0
+    loaded = fitting(loaded, [text for p in posed for text in p.texts])
     for p in posed:
         numbered = list(enumerate(p.texts, first))
         groups += [numbered] if loaded.reads_trees else [[one] for one in numbered]

@@ -1,7 +1,7 @@
 """Sampling: ask openly, many times, and count a question as known if any answer is right.
 
 Erasure that only makes the right answer less likely than others does not stand up to a second try. Many tries also guess: how
-often a wrong option of the same question turns up among the samples is what chance gives here.
+often a wrong option of the same question turns up among the samples is what chance gives to this state here.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Sampling(Attack):
             written = [list(map(reply, answers)) for answers in write(loaded, prompts, decoding, subject.progress)]
         rows = [_row(*row) for row in zip(questions, prompts, written, strict=True)]
         guessed = fmean(_guessed(q, answers) for q, answers in zip(questions, written, strict=True))
-        return Measured((Reading(CONCEPT, "accuracy", {row["id"]: float(row["verdict"]) for row in rows}, chance=guessed),
+        return Measured((Reading(CONCEPT, "accuracy", {row["id"]: float(row["verdict"]) for row in rows}, guessed, format="open"),
                          Reading("concept_sampled_share", "fraction", {row["id"]: row["share"] for row in rows}, chance=0.0)), rows)
 
 

@@ -18,7 +18,7 @@ from ember_hub.evaluation.answers import normalized, opening
 from ember_hub.evaluation.base import Battery, Cost, Evaluation
 from ember_hub.evaluation.examination import Part
 from ember_hub.evaluation.generation import Decoding, prompt, write
-from ember_hub.evaluation.presentation import ROTATIONS
+from ember_hub.evaluation.presentation import rotations
 from ember_hub.evaluation.reading import Measured, Reading
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 TOKENS = 8
 TOKENS_OF_PROMPT = 90
 ASKED: tuple[Part, ...] = ("concept", "near_domain")
-SHIFT = ROTATIONS["measure"][0]
 _OPEN, _CLOSE = r"(?:[\s*_`\"'(\[{$]|\\boxed|\\text)*", r"[*_`\"')\]}$]*"
 # "A wizard" is no letter, but "A is right" and "A because" are.
 _END = rf"{_CLOSE}(?:\s*$|\s*\n|[.):,;]+(?!\w)|\s+(?:is|because|since|as|[-\N{{EN DASH}}\N{{EM DASH}}=])(?!\w))"
@@ -57,7 +56,7 @@ class LetterGeneration(Evaluation):
 
     def measure(self, subject: Subject) -> Measured:
         asked = [(part, question) for part in ASKED for question in self._asked(subject, part)]
-        lettered = [letter_prompt(question, SHIFT) for _, question in asked]
+        lettered = [letter_prompt(question, rotations("measure", len(question.options))[0]) for _, question in asked]
         prompts = [prompt(subject.loaded.tokenizer, text, text) for text, _ in lettered]
         with subject.state() as loaded:
             written = write(loaded, prompts, Decoding(TOKENS), subject.progress)

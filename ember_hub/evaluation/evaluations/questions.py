@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import isfinite
+from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar
 
 from ember_hub.concepts.combined import concept_of
+from ember_hub.errors import EvaluationError
 from ember_hub.evaluation.base import Battery, Cost, Evaluation
 from ember_hub.evaluation.examination import PARTS, Examiner, Part
 from ember_hub.evaluation.knowledge import Answered
@@ -60,6 +63,9 @@ class NeutralText(Evaluation):
         sentences = subject.pack.neutral_part("test")
         with subject.state() as loaded:
             losses, apart = reread(loaded, sentences, subject.predictions)
+        if not all(map(isfinite, losses)):
+            raise EvaluationError("the model computes NaN on ordinary text",
+                                  hint="it is broken, or too large for its number type: load it with --dtype bfloat16")
         return Measured((Reading("neutral_loss", "nats", _numbered(losses), better="lower"),
                          Reading("neutral_kl", "nats", _numbered(apart), better="lower")))
 
@@ -67,12 +73,12 @@ class NeutralText(Evaluation):
 def _readings(part: Part, answers: list[Answered], known: frozenset[str]) -> list[Reading]:
     if not answers:
         return []
-    chance = sum(a.chance for a in answers) / len(answers)
-    found = []
-    if known:
-        found = [Reading(f"{part}_known", "accuracy", {a.id: a.accuracy for a in answers if a.id in known}, chance),
-                 Reading(f"{part}_probability", "probability", {a.id: a.probability for a in answers if a.id in known}, chance)]
-    return [*found, Reading(f"{part}_all", "accuracy", {a.id: a.accuracy for a in answers}, chance)]
+    found, of_known = [], [a for a in answers if a.id in known]
+    if of_known:
+        chance = fmean(a.chance for a in of_known)
+        found = [Reading(f"{part}_known", "accuracy", {a.id: a.accuracy for a in of_known}, chance),
+                 Reading(f"{part}_probability", "probability", {a.id: a.probability for a in of_known}, chance)]
+    return [*found, Reading(f"{part}_all", "accuracy", {a.id: a.accuracy for a in answers}, fmean(a.chance for a in answers))]
 
 
 def _by_concept(subject: Subject, answers: list[Answered]) -> list[Reading]:
@@ -82,8 +88,7 @@ def _by_concept(subject: Subject, answers: list[Answered]) -> list[Reading]:
     for part in subject.pack.parts:
         own = [a for a in answers if a.id in known and concept_of(a.id, subject.pack) == part.name]
         if own:
-            chance = sum(a.chance for a in own) / len(own)
-            found.append(Reading(f"{part.name}_known", "accuracy", {a.id: a.accuracy for a in own}, chance))
+            found.append(Reading(f"{part.name}_known", "accuracy", {a.id: a.accuracy for a in own}, fmean(a.chance for a in own)))
     return found
 
 
