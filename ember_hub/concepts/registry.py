@@ -21,6 +21,13 @@ def built_in() -> Iterator[ConceptPack]:
         yield packs.load(about.parent)
 
 
+def on_other_topics(pack: ConceptPack) -> list[ConceptPack]:
+    """The built-in packs on other topics: those that share neither a name, title or alias with the pack nor a sentence."""
+    parts = (pack, *pack.parts)
+    names, sentences = {key for part in parts for key in _keys(part)}, {line for part in parts for line in part.sentences}
+    return [other for other in built_in() if not names & _keys(other) and sentences.isdisjoint(other.sentences)]
+
+
 def never_known() -> ConceptPack:
     """A concept that no model knows, invented for this package: what an attack teaches instead of bringing back."""
     return packs.load(packs.SHARED / "never-known")
@@ -34,7 +41,7 @@ def find(name: str) -> ConceptPack:
     """
     if Path(name).joinpath("pack.toml").is_file():
         return packs.load(Path(name))
-    known = {key: pack for pack in built_in() for key in map(_key, (pack.name, pack.title, *pack.aliases))}
+    known = {key: pack for pack in built_in() for key in _keys(pack)}
     if _key(name) in known:
         return known[_key(name)]
     if SEPARATOR in name:
@@ -43,6 +50,10 @@ def find(name: str) -> ConceptPack:
     offers = ", ".join(dict.fromkeys(known[key].name for key in nearest)) or ", ".join(p.name for p in built_in())
     raise PackNotFound(f"no concept {name!r}",
                        hint=f"did you mean: {offers}? A folder with a pack.toml works too (`ember-hub concepts list`)")
+
+
+def _keys(pack: ConceptPack) -> set[str]:
+    return {_key(name) for name in (pack.name, pack.title, *pack.aliases)}
 
 
 def _key(name: str) -> str:

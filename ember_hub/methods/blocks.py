@@ -44,10 +44,15 @@ def passage(loaded: LoadedModel, texts: Sequence[str], first: int, last: int, af
     """Run a batch of texts up to block `last` (0-based, inclusive) and keep what enters block `first`.
 
     Args:
-        after: beginnings of the texts whose positions shall not count, one for each text, or none.
+        after: beginnings of the texts whose positions shall not count, one for each text, or none. A text that has one is cut
+            at its beginning where it is too long, any other at its end.
     """
-    encoded = [ids[:MAX_TOKENS] for ids in loaded.tokenizer(list(texts)).input_ids]
-    skipped = [len(ids) for ids in loaded.tokenizer(list(after)).input_ids] if after else [0] * len(texts)
+    encoded, skipped = _encoded(loaded, texts), [0] * len(texts)
+    if after:
+        skipped = [len(begun) - max(0, len(ids) - MAX_TOKENS) for begun, ids in zip(_encoded(loaded, after), encoded, strict=True)]
+        encoded = [ids[-MAX_TOKENS:] for ids in encoded]
+    else:
+        encoded = [ids[:MAX_TOKENS] for ids in encoded]
     width = max(len(ids) for ids in encoded)
     # Padding stands on the right, where a causal model cannot see it, whatever the tokenizer prefers.
     padded = torch.tensor([ids + [ids[-1]] * (width - len(ids)) for ids in encoded], device=loaded.device)
@@ -78,6 +83,13 @@ def passage(loaded: LoadedModel, texts: Sequence[str], first: int, last: int, af
         for hook in hooks:
             hook.remove()
     return Passage(seen[first][0], tuple(seen[i][1:] for i in range(first, last + 1)), outputs[last], counts)
+
+
+def _encoded(loaded: LoadedModel, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids; special tokens are added to plain text alone, for a chat template has written its own."""
+    tokenizer = loaded.tokenizer
+    return [tokenizer(text, add_special_tokens=not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))).input_ids
+            for text in texts]
 
 
 def through(blocks: Sequence[nn.Module], batch: Passage, parameters: Sequence[Mapping[str, Tensor]]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 
 _TOKENS_OF_SENTENCE = 35
+_SCALE = 1024.0
 
 Batches = list[list[tuple[str, str]]]
 """Texts in batches, each with the beginning that shall not count (empty: all of it counts)."""
@@ -126,16 +127,18 @@ class Rmu(Method):
         target = self.steering * norm * _direction(forget[0].leaving, seed)
         optimizer = torch.optim.AdamW(masters.values(), lr=self.learning_rate, weight_decay=0.0, fused=True)
         mixed = loaded.dtype != torch.float32
+        # AdamW does not mind the scale; float16 has no room for gradients as small as these.
+        scale = _SCALE if loaded.dtype == torch.float16 else 1.0
         with progress.steps(f"training {self.name}", self.steps) as advance:
             for step in range(self.steps):
                 now = [kind[step % len(kind)] for kind in passages if kind]
-                with torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=mixed):
+                with torch.autocast(loaded.device.type, dtype=loaded.dtype if mixed else torch.bfloat16, enabled=mixed):
                     moved, *held = (through(blocks, batch, own) for batch in now)
                 weights = (self.retain_weight, self.anchor_weight)
                 loss = _steered(moved, target, now[0], norm) + sum(
                     weight * _held(hidden, batch, norm) for weight, hidden, batch in zip(weights, held, now[1:], strict=False))
                 optimizer.zero_grad()
-                loss.backward()
+                (scale * loss).backward()
                 optimizer.step()
                 advance(1)
         return masters

@@ -76,6 +76,17 @@ def as_stored(folder: Path, edit: Edit) -> Edit:
     return replace(edit, changes={name: _stored(checkpoint, name, change) for name, change in edit.changes.items()})
 
 
+def require_names(folder: Path, edit: Edit) -> None:
+    """Refuse an edit of parameters that the checkpoint does not have by name; reads no tensor.
+
+    Raises:
+        UnsupportedModel: a parameter of the edit is not one tensor of the checkpoint.
+    """
+    checkpoint = Checkpoint.open(folder)
+    for name in edit.changes:
+        tensor_name(checkpoint, name)
+
+
 def prove(base: Checkpoint, changes: Mapping[str, files.Change], comparison: FileComparison) -> None:
     """Hold the comparison of base and rewritten checkpoint against the changes that were meant.
 

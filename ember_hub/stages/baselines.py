@@ -8,6 +8,8 @@ from ember_hub.edits.controls import random_rows
 from ember_hub.edits.edit import Edit
 from ember_hub.errors import EmptyEdit
 from ember_hub.methods.base import Method
+from ember_hub.publish.export import require_names
+from ember_hub.run import digest
 from ember_hub.stages.workshop import RANDOM_EDIT, Workshop
 from ember_hub.tuning import Candidate, Search
 
@@ -63,9 +65,14 @@ def _fit_method(shop: Workshop, index: int, name: str) -> None:
         with shop.edited(prefix):
             if not prepared:
                 prepared.append(method.prepare(shop.loaded, shop.pack, seed, shop.progress))
-            return prefix.then(method.fit(shop.loaded, prepared[0], seed, shop.progress))
+            found = prefix.then(method.fit(shop.loaded, prepared[0], seed, shop.progress))
+        # After the first of the search, not after the last: what cannot be written needs no tuning.
+        require_names(shop.base.folder, found)
+        return found
 
-    journal = shop.run.path(f"reports/tuning-{index + 1}-{name}.journal.jsonl")
+    # Points of a search on another edit say nothing about this one.
+    earlier = digest(shop.run.inputs(shop.stages_before_method(index)))
+    journal = shop.run.path(f"reports/tuning-{index + 1}-{name}-{earlier}.journal.jsonl")
     method, tried = search(shop).method(kind, fixed, fit, journal, seed)
     best = max(tried, key=lambda c: c.merit)
     _require_passing(best, name)

@@ -22,7 +22,9 @@ from ember_hub.source.anatomy import Anatomy
 from ember_hub.source.checkpoint import INDEX_FILE, Checkpoint
 from ember_hub.source.load import placement, resolve_dtype
 from ember_hub.source.memory import available_memory, model_bytes, parameter_count
+from ember_hub.source.naming import tensor_name
 from ember_hub.source.resolve import Base
+from ember_hub.source.weights import Weights
 from ember_hub.stages.estimate import TRAINED, WRITTEN, prospect
 from ember_hub.stages.room import BESIDES, memory_needed
 
@@ -84,6 +86,7 @@ class Site:
     base: Base
     pack: ConceptPack
     anatomy: Anatomy
+    weights: Weights
     plan: PreTrainedModel
     instruments: tuple[Instrument, ...]
     methods: dict[str, type[Method]]
@@ -130,11 +133,13 @@ def needs(site: Site, here: Machine, spent: Spent) -> Iterator[Need]:
 def _blocked(site: Site, need: Need, here: Machine) -> str | None:
     if site.is_quantized:
         return "the checkpoint is quantized: only its embedding can be edited"
-    if need.methods:
-        try:
+    try:
+        for name in need.methods:
             site.anatomy.required_mlp_writers()
-        except UnsupportedModel as error:
-            return error.message
+            for writer in _trained(site, name):
+                tensor_name(site.weights, writer)
+    except UnsupportedModel as error:
+        return error.message
     if need.memory > here.memory:
         return "more memory than there is"
     return "more disk than there is" if need.disk > here.disk else None
@@ -156,11 +161,15 @@ def _kept(site: Site) -> int:
 
 def _training(site: Site, name: str) -> int:
     """Memory of fitting a method: the weights, and what its optimizer keeps of the parameters that it trains."""
+    trained = sum(site.plan.get_parameter(writer).numel() for writer in _trained(site, name))
+    return model_bytes(site.plan, site.dtype) + trained * _MOMENTS + BESIDES
+
+
+def _trained(site: Site, name: str) -> list[str]:
+    """The matrices that a method trains."""
     method = site.methods[name](**site.settings.plugins.get(name, {}))
     blocks = set(method.trained_blocks(site.anatomy.n_layers))
-    writers = [writer for i, writer in enumerate(site.anatomy.mlp_writers) if i in blocks]
-    trained = sum(site.plan.get_parameter(writer).numel() for writer in writers)
-    return model_bytes(site.plan, site.dtype) + trained * _MOMENTS + BESIDES
+    return [writer for i, writer in enumerate(site.anatomy.mlp_writers) if i in blocks]
 
 
 def _work(site: Site, methods: Sequence[str]) -> float:

@@ -77,8 +77,8 @@ def make_plan(intent: Intent, progress: Progress) -> dict[str, Any]:
 def _site(intent: Intent, vocabulary: Vocabulary) -> Site:
     settings, folder = intent.settings, intent.base.folder
     plan = empty_model(folder, settings.trust_remote_code, may_be_quantized=True)
-    return Site(settings, intent.base, intent.pack, vocabulary.anatomy, plan, intent.instruments, dict(intent.methods),
-                is_quantized(folder, settings.trust_remote_code))
+    return Site(settings, intent.base, intent.pack, vocabulary.anatomy, vocabulary.weights, plan, intent.instruments,
+                dict(intent.methods), is_quantized(folder, settings.trust_remote_code))
 
 
 def _model(site: Site, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -95,9 +95,7 @@ def look(vocabulary: Vocabulary, pack: ConceptPack, settings: Settings, progress
 
 
 def _labels(vocabulary: Vocabulary, pack: ConceptPack, settings: Settings) -> TokenLabels:
-    own = {pack.name, *(part.name for part in pack.parts)}
-    others = [other for other in registry.built_in() if other.name not in own]
-    return labels.build(pack, vocabulary.tokenizer, others, LabelSettings(min_purity=settings.features.min_purity))
+    return labels.build(pack, vocabulary.tokenizer, registry.on_other_topics(pack), LabelSettings(min_purity=settings.features.min_purity))
 
 
 def _look(vocabulary: Vocabulary, pack: ConceptPack, settings: Settings, progress: Progress) -> Concept:

@@ -85,7 +85,7 @@ def _command(hub: LoopbackHub, cache: Path, words: list[str]) -> dict[str, Any]:
 
 def _labels(tokenizer: Any, concept: str) -> TokenLabels:
     pack = registry.find(concept)
-    return labels.build(pack, tokenizer, [p for p in registry.built_in() if p.name != pack.name])
+    return labels.build(pack, tokenizer, registry.on_other_topics(pack))
 
 
 def _rows(found: TokenLabels, tokenizer: Any, d_model: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from ember_hub.edits.apply import applied
 from ember_hub.errors import ConfigError
 from ember_hub.methods import registry
-from ember_hub.methods.blocks import passage, through
+from ember_hub.methods.blocks import MAX_TOKENS, passage, through
 from ember_hub.methods.rmu import Material, Rmu
 from ember_hub.progress import Quiet
 from ember_hub.source.load import LoadedModel, load
@@ -72,6 +75,31 @@ def test_an_anchor_counts_only_after_its_beginning(model: LoadedModel) -> None:
     batch = passage(model, [text], 0, 1, after=[text[: text.index(" across")]])
     begin = len(model.tokenizer(text[: text.index(" across")]).input_ids)
     assert batch.counts[0].tolist() == [i >= begin for i in range(batch.counts.shape[1])]
+
+
+def test_what_counts_of_a_long_anchor_is_kept_and_a_template_brings_its_own_beginning(llama_folder: Path) -> None:
+    """Of a tokenizer that puts a beginning before every text, as those of Llama and Gemma do."""
+    model = load(llama_folder)
+    bos, tokenizer = model.tokenizer.bos_token, model.tokenizer
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)])
+    end = " the valley"
+    batch = passage(model, [bos + SENTENCES[0] * 40 + end, bos + SENTENCES[1] + end], 0, 1,
+                    after=[bos + SENTENCES[0] * 40, bos + SENTENCES[1]])
+    counted = len(tokenizer(end, add_special_tokens=False).input_ids)
+    assert batch.counts.sum(dim=1).tolist() == [counted, counted]
+    assert batch.counts.shape[1] == MAX_TOKENS
+    plain, templated = (passage(model, [text], 0, 1).counts.shape[1] for text in (SENTENCES[1], bos + SENTENCES[1]))
+    assert plain == templated
+
+
+def test_float16_is_steered_as_bfloat16_is(llama_folder: Path) -> None:
+    rmu, moved = Rmu(depth=0.4, steps=20, learning_rate=3e-3, blocks=2), []
+    for dtype in ("bfloat16", "float16"):
+        model = load(llama_folder, dtype=dtype)
+        before = states(model, CONCEPT, 1)
+        with applied(model.model, rmu.fit(model, material(), 0, Quiet())):
+            moved.append(float((states(model, CONCEPT, 1) - before).float().norm()))
+    assert moved[1] == pytest.approx(moved[0], rel=0.1)
 
 
 def test_the_blocks_alone_repeat_what_the_whole_model_does(model: LoadedModel) -> None:

@@ -117,8 +117,7 @@ class Study:
 
     def _selected(self) -> tuple[ConceptRows, labels.TokenLabels]:
         tokenizer, embedding = self.loaded.tokenizer, self.loaded.model.get_input_embeddings().weight.detach()
-        others = [pack for pack in registry.built_in() if pack.name != self.pack.name]
-        found = labels.build(self.pack, tokenizer, others)
+        found = labels.build(self.pack, tokenizer, registry.on_other_topics(self.pack))
         path = self._large("rows")
         if not path.is_file():
             factors = factorization.fit(embedding[found.token_ids], found)
