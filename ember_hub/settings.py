@@ -24,6 +24,10 @@ NOT_OF_A_RUN = frozenset({"watch"})
 """Tables of a TOML file that others read: what is watched stands beside the recipe."""
 
 
+Limit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+"""Results are fractions: a limit beyond them would never be met, or always."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,8 +48,8 @@ class EmberSettings(Section):
 class FeatureSettings(Section):
     """Which features and tokens are taken for the concept's own."""
 
-    min_purity: float = Field(0.5, gt=0, lt=1, description="Least purity of a token that is exclusive to the concept.")
-    min_share: float = Field(0.22, gt=0, le=1, description="Least share of a feature's activation on exclusive tokens.")
+    min_purity: float = Field(0.5, gt=0, lt=1, description="Least purity of a token whose counts alone make it the concept's.")
+    min_share: float = Field(0.22, gt=0, le=1, description="Least share of a feature's activation on tokens held to be its.")
     min_score: float = Field(11.5, description="Least score of an edited token (nats): counts, neighbours and spread.")
     most: int = Field(20, ge=1, description="How many tokens are edited at most, other spellings of them not counted.")
 
@@ -113,7 +117,7 @@ class Settings(Section):
     dtype: str = Field("auto", description="auto, bfloat16, float16 or float32.")
     seed: int = Field(42, ge=0, description="Seed of everything random.")
     trust_remote_code: bool = Field(False, description="Allow the model repository's own Python code to run.")
-    gates: dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]] = Field(default_factory=dict, description="Limits, as fractions, whose violation fails the command.")
+    gates: dict[str, Limit] = Field(default_factory=dict, description="Limits, as fractions, whose violation fails the command.")
     ember: EmberSettings = EmberSettings()
     features: FeatureSettings = FeatureSettings()
     search: SearchSettings = SearchSettings()

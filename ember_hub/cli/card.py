@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def card(run: Path, form: Form) -> None:
     """Print the model card of the finished run in the folder RUN."""
     from ember_hub.publish.card import render
-    from ember_hub.run import read_report
+    from ember_hub.publish.report.schema import read_current
     from ember_hub.stages.deliver import base_card
 
-    click.echo(render(read_report(run), form, base_card=base_card(run)))
+    click.echo(render(read_current(run), form, base_card=base_card(run)))

@@ -18,14 +18,13 @@ def report(run: Path, is_opened: bool, is_printed: bool) -> None:
     The page needs nothing else: send it as it is.
     """
     from ember_hub.publish.report.markdown import markdown
-    from ember_hub.publish.report.schema import as_current
+    from ember_hub.publish.report.schema import read_current
     from ember_hub.publish.report.write import write_report
-    from ember_hub.run import read_report
 
     if is_opened and is_printed:
         raise click.UsageError("--open shows the page and --markdown writes none")
     if is_printed:
-        click.echo(markdown(as_current(read_report(run))), nl=False)
+        click.echo(markdown(read_current(run)), nl=False)
         return
     written = write_report(run)
     click.echo(f"page     {written.page}\nmarkdown {written.text}")

@@ -39,6 +39,5 @@ def verify(model: str, base: str | None, **given: Any) -> None:
 
 
 def _edited(model: str) -> str:
-    """The edited model of a run, when the folder is one."""
-    made = Path(model) / "out" / "model"
-    return str(made) if made.is_dir() else model
+    """The edited model of a run, or the patch where it wrote that alone, when the folder is one."""
+    return next((str(made) for form in ("model", "patch") if (made := Path(model) / "out" / form).is_dir()), model)

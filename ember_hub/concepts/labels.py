@@ -131,7 +131,7 @@ def build(pack: ConceptPack, tokenizer: Tokenizer, other_packs: Iterable[Concept
           settings: LabelSettings = LabelSettings()) -> TokenLabels:
     """Label every token of the pack's concept and neutral texts.
 
-    Concept texts are the sentences and the tune questions with their answers; the test split is not read. Purity is
+    Concept texts are the sentences and the tune questions with their answers; no test question is read. Purity is
     measured against ordinary English, the neutral sentences, other packs' sentences and the near-domain tune questions.
 
     Raises:

@@ -164,7 +164,7 @@ def _lines(path: Path) -> tuple[str, ...]:
 
 
 def _questions(path: Path) -> tuple[Question, ...]:
-    return tuple(_question(path, number, line) for number, line in enumerate(_text(path).splitlines(), 1) if line.strip())
+    return tuple(_question(path, number, line) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip())
 
 
 def _question(path: Path, number: int, line: str) -> Question:
@@ -218,7 +218,7 @@ def _paraphrases(path: Path | None, questions: Sequence[Question]) -> dict[str, 
 def _about(path: Path | None, questions: Sequence[Question]) -> Iterator[tuple[int, dict[str, Any], Question]]:
     """The rows of an optional file, each with its line number and the question that it is about."""
     by_id = {q.id: q for q in questions}
-    for number, line in enumerate(_text(path).splitlines() if path else (), 1):
+    for number, line in enumerate(_text(path).split("\n") if path else (), 1):
         if not line.strip():
             continue
         try:

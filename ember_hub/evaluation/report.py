@@ -11,10 +11,7 @@ from ember_hub.evaluation.base import CONCEPT
 from ember_hub.evaluation.evidence import BASE, EDITED, Evidence, in_pairs
 from ember_hub.evaluation.examination import PARTS, Part
 from ember_hub.evaluation.score import proportion
-from ember_hub.evaluation.verdict import Verdict, coherence, harmonic_mean, kept
-
-HEALTHY_MASS = 0.5
-"""Below this share of the base's mass on offered answers, a wrong answer is no answer."""
+from ember_hub.evaluation.verdict import Verdict, answering, coherence, harmonic_mean, kept
 
 
 def verdict(evidence: Evidence, state: str = EDITED) -> Verdict:
@@ -104,10 +101,9 @@ def warnings(evidence: Evidence) -> list[str]:
                 f"{BaselineAtChance.__name__}: on all {len(everything.values)} {part.replace('_', '-')} questions the base is "
                 f"right in {everything.mean:.2f}, not clearly above chance ({everything.chance:.2f}); those it seems to know "
                 f"({len(evidence.known(part))}) may be luck, and nothing is claimed about them")
-    was, now = (_mean(evidence, state, "valid_mass_concept") for state in (BASE, EDITED))
-    if was and now is not None and now / was < HEALTHY_MASS:
-        found.append(f"on concept questions the edited model puts {now:.2f} of its probability on the offered letters "
-                     f"(base {was:.2f}): part of the loss is a loss of answering, not of knowledge")
+    remark = answering(*(_mean(evidence, state, "valid_mass_concept") for state in (BASE, EDITED)))
+    if remark:
+        found.append(remark)
     small = len(evidence.known("concept"))
     if 0 < small < 30:
         found.append(f"only {small} concept questions of the test split are known to the base: the intervals are wide")

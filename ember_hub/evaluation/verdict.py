@@ -20,6 +20,9 @@ from ember_hub.evaluation.score import wilson
 ANSWERING = 0.05
 """Least mass on lettered answers of a model that can be said to answer with letters at all."""
 
+HEALTHY_MASS = 0.5
+"""Below this share of the base's mass on offered answers, a wrong answer is no answer."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -75,3 +78,11 @@ def coherence(loss: float, base_loss: float, mass: float, base_mass: float) -> f
     if base_mass < ANSWERING:
         return fluency(loss, base_loss)
     return harmonic_mean([fluency(loss, base_loss), min(1.0, mass / base_mass)])
+
+
+def answering(was: float | None, now: float | None) -> str | None:
+    """A warning if an edited model hardly answers any more: mass on the offered letters of the base and of the edited model."""
+    if not was or now is None or now / was >= HEALTHY_MASS:
+        return None
+    return (f"on concept questions the edited model puts {now:.2f} of its probability on the offered letters "
+            f"(base {was:.2f}): part of the loss is a loss of answering, not of knowledge")

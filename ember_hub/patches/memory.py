@@ -8,7 +8,7 @@ import numpy as np
 
 from ember_hub.errors import WrongBase
 from ember_hub.patches import numerics
-from ember_hub.patches.patch import Patch
+from ember_hub.patches.patch import Patch, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,16 +57,30 @@ def _embedding(patch: Patch, model: nn.Module) -> Any:
 
 
 def _require_rows(patch: Patch, embedding: Tensor, expected: np.ndarray | None, others: np.ndarray, whose: str) -> Tensor:
-    """The ids on the model's device, once its rows are the expected ones in its own dtype."""
+    """The ids on the model's device, once its rows are the expected ones in its own dtype.
+
+    expected: none where the patch came without the base's rows. Their digest stands in then, for a model of the same dtype.
+    """
     import torch
 
     ids = torch.from_numpy(patch.token_ids).to(embedding.device)
-    if expected is not None and not torch.equal(embedding.detach()[ids], _values(patch, expected, embedding)):
-        is_done = torch.equal(embedding.detach()[ids], _values(patch, others, embedding))
+    rows = embedding.detach()[ids]
+    if expected is not None:
+        fits = torch.equal(rows, _values(patch, expected, embedding))
+    else:
+        fits = str(rows.dtype) != f"torch.{numerics.NAMES[patch.table.dtype]}" or sha256(_raw(rows)) == patch.original_sha256
+    if not fits:
+        is_done = torch.equal(rows, _values(patch, others, embedding))
         told = ": there is nothing to do" if is_done else ""
         raise WrongBase(f"the model does not hold {whose} rows of {patch.table.parameter}{told}",
                         hint=f"the patch was made for {patch.base.title}")
     return ids
+
+
+def _raw(rows: Tensor) -> np.ndarray:
+    import torch
+
+    return rows.cpu().contiguous().view(torch.uint8).numpy()
 
 
 def _values(patch: Patch, rows: np.ndarray, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from ember_hub.publish.citation import bibtex
 from ember_hub.publish.markup import LOCAL_PATH, Safe, block, code, escape, number, one_line, reference, table
 from ember_hub.publish.push import Form, default_repo
 from ember_hub.publish.report.alt import alt_text
-from ember_hub.publish.view import of_form
+from ember_hub.publish.view import carries_less, of_form, reason
 from ember_hub.source.ref import is_repo_id
 
 BASE_WORDS = "<!-- from here on: the base's own words -->"
@@ -56,14 +56,15 @@ def render(report: Mapping[str, Any], form: Form, *, base_card: str | None = Non
     """
     from jinja2 import Environment, StrictUndefined
 
-    report = of_form(report, form)
+    is_part, report = carries_less(report, form), of_form(report, form)
     repo = target_repo or default_repo("your-name", report["model"]["name"], report["concept"]["name"], form)
     environment = Environment(finalize=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                               keep_trailing_newline=True)
     template = (files("ember_hub.publish") / "templates" / "card.md.jinja").read_text(encoding="utf-8")
     base = _base(report["model"], base_card)
     measure = block(shlex.join(["ember-hub", "verify", repo, "--base", base["base_name"], "--concept", report["concept"]["name"]]))
-    values = {**report, **_parts(report, form), **base, "form": form, "repo": Safe(repo), "measure": measure}
+    values = {**report, **_parts(report, form), **base, "form": form, "repo": Safe(repo), "measure": measure,
+              "carries_less": is_part, "reason": lambda name: reason(report, name)}
     body = environment.from_string(template).render(values)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     return f"---\n{_metadata(report, form, base_card, repo)}\n---\n\n{body}\n"
@@ -116,6 +117,7 @@ def _parts(report: Mapping[str, Any], form: Form) -> dict[str, Any]:
         "knowledge": _results(scores, [name for name in names if is_knowledge(name)]),
         "language": _results(scores, [name for name in names if not is_knowledge(name)]),
         "controls": _controls(scores), "attacked": _attacked(attacks),
+        "judged": Safe(", ".join(escape(e["title"]) for e in report["evaluations"] if e["settings"].get("judge"))),
         "tried": Safe(", ".join(escape(row["title"]) for row in attacks)),
         "failed": [gate for gate in report["gates"] if not gate["passed"]], "worst": (report["worst_attack"] or {}).get("title"),
         "gates": table(["", "Value", "Limit", ""], [

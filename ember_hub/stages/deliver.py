@@ -18,7 +18,7 @@ from ember_hub.publish.eval_results import eval_results
 from ember_hub.publish.push import Form, Patience, Pushed, PushOptions, Source, Target, label, preflight, push
 from ember_hub.publish.reproduce import recipe
 from ember_hub.publish.view import of_form
-from ember_hub.run import Run, disk_errors, file_sha256, read_report
+from ember_hub.run import Run, disk_errors, file_sha256
 
 if TYPE_CHECKING:
     from ember_hub.publish.reload import ReloadProof
@@ -154,7 +154,7 @@ def push_run(folder: Path, repo: str | None, form: str, options: PushOptions, *,
         GateFailed: a gate of the run failed, and `anyway` is false.
         PublishError: the Hub says no.
     """
-    report = read_report(folder)
+    report = read_current(folder)
     failed = [gate for gate in report["gates"] if not gate["passed"]]
     if failed and not anyway:
         raise GateFailed(f"{failed[0]['name']} is {failed[0]['value']}, the limit is {failed[0]['limit']}",
@@ -190,7 +190,7 @@ def _repo(repo: str | None, form: Form, together: Sequence[Form]) -> str | None:
 
 
 def _push(run: Run, targets: Mapping[Form, Target], progress: Progress) -> Iterator[Pushed]:
-    report = read_report(run.folder)
+    report = read_current(run.folder)
     done = run.read_json("pushed.json") if (run.folder / "pushed.json").is_file() else {}
     for form, target in targets.items():
         _write_card(run, report, form, target.repo)

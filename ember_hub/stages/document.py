@@ -127,12 +127,17 @@ def command(shop: Workshop) -> str:
     if shop.base.repo_id and shop.base.source_kind == "hub" and shop.base.commit:
         base += f"@{shop.base.commit}"
     if audited := shop.audited():
-        words = ["ember-hub", "verify", audited["repo_id"] or audited["name"], "--base", base, "--concept", shop.pack.name]
+        edited = audited["repo_id"] or audited["name"]
+        edited += f"@{audited['commit']}" if audited["repo_id"] and audited["commit"] else ""
+        words = ["ember-hub", "verify", edited, "--base", base, "--concept", shop.pack.name]
     else:
         words = ["ember-hub", "erase", base, "--concept", shop.pack.name]
         words += [w for name in settings.methods or ("none",) for w in ("--method", name)]
         words += ["--as", settings.publish.form] + (["--no-ember"] if not settings.ember.enabled else [])
     words += ["--battery", settings.verify.battery, "--seed", str(settings.seed)]
+    words += ["--dtype", settings.dtype] if settings.dtype != "auto" else []
+    words += ["--trust-remote-code"] if settings.trust_remote_code else []
+    words += ["--base-id", settings.publish.base_id] if settings.publish.base_id else []
     return shlex.join([*words, *_changed(settings)])
 
 

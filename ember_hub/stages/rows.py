@@ -95,7 +95,8 @@ def look(vocabulary: Vocabulary, pack: ConceptPack, settings: Settings, progress
 
 
 def _labels(vocabulary: Vocabulary, pack: ConceptPack, settings: Settings) -> TokenLabels:
-    return labels.build(pack, vocabulary.tokenizer, registry.on_other_topics(pack), LabelSettings(min_purity=settings.features.min_purity))
+    others, how = registry.on_other_topics(pack), LabelSettings(min_purity=settings.features.min_purity)
+    return labels.build(pack, vocabulary.tokenizer, others, how)
 
 
 def _look(vocabulary: Vocabulary, pack: ConceptPack, settings: Settings, progress: Progress) -> Concept:

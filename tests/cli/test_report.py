@@ -80,7 +80,9 @@ def test_what_holds_no_run_is_refused_and_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("file", "text", "says"), [
     ("reports/report.json", json.dumps(example_report() | {"schema": 9}), "schema 9"),
     ("reports/report.json", "[1]", "schema None"),
-    ("samples/after.jsonl", '{"id": "q-00"', "after.jsonl holds a line that is no JSON"),
+    ("samples/after.jsonl", '{"id": "q-00"', "after.jsonl holds a line that is no JSON object"),
+    ("samples/after.jsonl", "[]", "after.jsonl holds a line that is no JSON object"),
+    ("reports/report.json", json.dumps(example_report() | {"scores": None}), "damaged at $.scores"),
 ])
 def test_a_run_that_cannot_be_read_is_refused_and_left_alone(run: Path, file: str, text: str, says: str) -> None:
     (run / file).write_text(text)

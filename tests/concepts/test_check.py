@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ember_hub.concepts import pack as packs
 from ember_hub.concepts.check import faults
-from ember_hub.concepts.registry import built_in, find
+from ember_hub.concepts.registry import built_in, find, never_known, on_other_topics
 from ember_hub.errors import PackInvalid, PackNotFound
 from tests.toy_run import Toy
 
@@ -38,6 +39,15 @@ def test_a_built_in_pack_is_complete_and_without_fault(name: str) -> None:
                                              ("Harry Potter", "harry-potter"), ("hogwarts", "harry-potter")])
 def test_a_pack_is_found_by_any_of_its_names(alias: str, name: str) -> None:
     assert find(alias).name == name
+
+
+def test_a_pack_is_not_held_against_a_built_in_one_on_the_same_topic() -> None:
+    """A copy under another name would find none of its words its own."""
+    own = find("harry-potter")
+    for copy in (own, replace(own, name="boy-wizard", title="The Boy Wizard", aliases=()), replace(own, name="hp", sentences=())):
+        assert [other.name for other in on_other_topics(copy)] == ["covid-19-pandemic"]
+    assert len(on_other_topics(never_known())) == 2
+    assert on_other_topics(find("covid+harry-potter")) == []
 
 
 def test_no_alias_means_two_packs() -> None:

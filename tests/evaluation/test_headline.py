@@ -76,14 +76,16 @@ def test_of_a_base_at_chance_nothing_is_claimed_and_no_gate_holds() -> None:
 
 
 def test_where_all_answers_agree_the_interval_is_that_of_so_few_questions() -> None:
-    """None of twenty under the attack: up to 0.16 of them may be known, of which 0.25 would be chance."""
-    found = recoveries(evidence(state(20), state(0), {"weak": {"edited": under_attack(0, 0.0), "base": under_attack(8, 0.0)}}), KINDS)
+    """None of twenty: up to 0.16 of them may be known all the same, of the 0.4 that the base shows under the attack."""
+    attacked = {"weak": {"edited": under_attack(0, 0.0), "base": under_attack(8, 0.0)}}
+    found = recoveries(evidence(state(20), state(0), attacked), KINDS)
     assert found[0].recovered == 0
     assert found[0].interval == (0, pytest.approx(wilson(0, 20)[1] / 0.4))
 
 
 def test_asked_openly_each_state_has_a_chance_of_its_own() -> None:
     """A broken model rarely hits a wrong option by chance, so its right answers are not chance either."""
-    edited, base = (Measured((replace(under_attack(right, chance).readings[0], format="open"),)) for right, chance in ((6, 0.1), (18, 0.5)))
+    edited, base = (Measured((replace(under_attack(right, chance).readings[0], format="open"),))
+                    for right, chance in ((6, 0.1), (18, 0.5)))
     found = recoveries(evidence(state(20), state(0), {"weak": {"edited": edited, "base": base}}), KINDS)
     assert found[0].recovered == pytest.approx((0.3 - 0.1) / (0.9 - 0.5))

@@ -46,7 +46,7 @@ def test_a_layer_that_looks_back_less_far_than_a_text_is_long_is_not_shown_all_o
     """The window of this model's local layers is 64 tokens; shorter texts show nothing of it."""
     model, dice = tried(load(gemma_folder)), random.Random(0)
     stem = tuple(dice.randrange(5, 200) for _ in range(100))
-    texts = [Text(stem + (end,), 100) for end in (5, 6, 7)]
+    texts = [Text((*stem, end), 100) for end in (5, 6, 7)]
     for text, found in zip(texts, token_logprobs(model, texts), strict=True):
         torch.testing.assert_close(found, straightforward(model.model, text), rtol=1e-4, atol=1e-4)
     loss = mean_loss(model, [Text(stem, 1)])

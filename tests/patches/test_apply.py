@@ -110,6 +110,10 @@ def test_another_base_is_refused_before_anything_is_written(bases: dict[str, Pat
     apply(patch, bases["untied"], tmp_path / "patched", Quiet())
     with pytest.raises(WrongBase, match="already"):
         apply(patch, tmp_path / "patched", tmp_path / "out", Quiet())
+    bare = replace(patch, originals=None)
+    with pytest.raises(WrongBase, match="does not hold the base's rows"):
+        bare.apply_to(AutoModelForCausalLM.from_pretrained(other))
+    bare.apply_to(AutoModelForCausalLM.from_pretrained(bases["untied"]))
     for base, says in ((other, "does not hold the base's rows"), (bases["scaled"], r"\(768, 64\)"), (bases["tied"], "one matrix")):
         with pytest.raises(WrongBase, match=says):
             patch.apply_to(AutoModelForCausalLM.from_pretrained(base))

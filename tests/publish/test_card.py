@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from ember_hub.errors import PublishError
+from ember_hub.evaluation.verdict import answering
 from ember_hub.publish.card import escape, figures, render, validate
 
 MARKDOWN = MarkdownIt("commonmark").enable("table")
@@ -111,8 +112,9 @@ def example_report(*, with_ember: bool = True, attacks: tuple[str, ...] = ("rele
 
 def at_chance() -> dict[str, Any]:
     """The base knows nothing of the concept, so nothing can be shown."""
-    return example_report() | dict.fromkeys(("efficacy", "specificity", "coherence", "harmonic", "recovered",
-                                             "recovered_interval"))
+    warnings = [f"BaselineAtChance: on all 60 {part} questions the base is right in 0.25" for part in ("concept", "general")]
+    return example_report() | dict.fromkeys(("efficacy", "specificity", "harmonic", "recovered", "recovered_interval")) | {
+        "warnings": warnings}
 
 
 def everywhere(value: Any, text: str) -> Any:
@@ -213,9 +215,34 @@ def test_whatever_is_escaped_reads_as_plain_text_in_one_table_cell(text, around)
 def test_a_base_at_chance_is_said_plainly_and_gives_no_verdict():
     card = render(at_chance(), "model")
 
-    assert card.count("not measured because the base is at chance") == 5
+    assert card.count("not measured: the base is at chance") == 4
     assert "| Efficacy | **–** |" in card
     assert "None" not in card
+
+
+def test_what_is_missing_for_another_reason_is_not_laid_to_the_base():
+    bare = example_report() | dict.fromkeys(("efficacy", "specificity", "coherence", "harmonic", "recovered", "recovered_interval"))
+    for report, why in ((bare, "no attack that counts was run"), (bare | {"attacks": []}, "no attack was run")):
+        card = render(report, "model")
+        assert f"not measured: {why}" in card
+        assert card.count("not measured: its questions were not asked") == 3
+        assert "not measured: ordinary text was not read" in card
+        assert "at chance" not in card
+
+
+def test_a_patch_pushed_beside_a_model_whose_limit_was_not_met_says_so_and_warns_of_itself_only():
+    report = example_report()
+    report["gates"] = [{"name": "recovered", "limit": 0.35, "value": 0.4737, "passed": False}]
+    report["scores"] = [s for s in report["scores"] if s["name"] != "valid_mass_concept"]
+    report["scores"] += [score("valid_mass_concept", stage, value, 50, "mass")
+                         for stage, value in (("base", 0.9), ("edited", 0.1), ("control:ember-only", 0.88))]
+    report["warnings"] = [answering(0.9, 0.1), "another one"]
+    model, patch = (render(report, form) for form in ("model", "patch"))
+    assert "**Outside the limit set for this run:** recovered is 0.47" in model
+    assert "**Outside the limit set for this run, with the other methods:** recovered is 0.47" in patch
+    assert "the edited model puts 0.10 of its probability" in model
+    assert "of its probability" not in patch
+    assert "another one" in patch
 
 
 def test_a_failed_limit_stands_in_the_first_line_with_the_attack_that_did_it():
@@ -250,7 +277,7 @@ def test_only_what_was_done_is_told():
     for absent in ("Edited tokens", "Copying the base's rows back", "relearning.png", "Only these attacks"):
         assert absent in with_all
         assert absent not in without
-    assert "not measured because no attack was run" in without
+    assert "not measured: no attack was run" in without
 
 
 def test_a_local_base_is_named_without_its_path_and_claimed_as_nobodys_repository():

@@ -151,12 +151,13 @@ def test_the_report_of_a_real_run_is_valid_and_says_what_was_measured(path: Path
 def test_the_headline_is_the_worst_case_or_says_that_there_is_none() -> None:
     report = example_report()
     untried = report | {"worst_attack": None, "recovered": None, "recovered_interval": None, "attacks": [], "curves": []}
-    unknown = untried | dict.fromkeys(("efficacy", "specificity", "harmonic"))
+    unknown = report | dict.fromkeys(("efficacy", "specificity", "harmonic", "recovered", "worst_attack")) | {
+        "warnings": ["BaselineAtChance: on all 60 concept questions the base is right in 0.25"]}
     claims = [markdown(r).splitlines()[2] for r in (report, untried, unknown)]
 
     assert claims[0].replace("\u00a0", " ") == ("**Worst case: “strong relearning: 3 epochs on every paragraph” brings back 1.00 "
                                                 "(0.71 to 1.00) of what the base knew.**")
-    assert "how easily the knowledge comes back is not known" in claims[1]
+    assert "How easily the knowledge comes back is not known: no attack was run" in claims[1]
     assert "the base itself is not clearly above chance" in claims[2]
     for r, claim in zip((report, untried, unknown), claims, strict=True):
         assert claim.strip("*").replace("\u00a0", " ") in Reader(page(r, {})).text

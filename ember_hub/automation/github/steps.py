@@ -17,7 +17,7 @@ from ember_hub.automation.github.issues import open_issues
 from ember_hub.automation.github.runner import Step
 from ember_hub.errors import AutomationError, SourceError
 from ember_hub.publish.markup import escape
-from ember_hub.run import read_report
+from ember_hub.publish.report.schema import read_current
 from ember_hub.source.gguf import cache_home
 from ember_hub.source.ref import ModelRef
 
@@ -82,7 +82,7 @@ def _tell_run(step: Step, ended: Ended, output: Path, began: float) -> None:
         step.output({"exit-code": ended.code, "passed": False})
         step.summarize(summary.of_failure(ended.complaint))
         return
-    report, pushed = read_report(folder), _pushed(folder)
+    report, pushed = read_current(folder), _pushed(folder)
     first: dict[str, Any] = next(iter(pushed.values()), {})
     step.output({
         "exit-code": ended.code, "run": folder, "report": folder / "reports/report.json", "repo": first.get("repo"),
@@ -127,7 +127,7 @@ def _pushed(folder: Path) -> dict[str, Any]:
 
 def _decisions(ended: Ended) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in ended.answer.splitlines()]
+        return [json.loads(line) for line in ended.answer.split("\n") if line]
     except ValueError as error:
         raise AutomationError("`ember-hub watch --json` wrote a line that is no JSON",
                               hint="see the log of this step") from error

@@ -1,9 +1,9 @@
 """Relearning: train the model on text, and see what of the concept comes back.
 
 `relearn-paper` is the published protocol of EMBER (arXiv 2606.03695): every parameter, batch 1, 2 epochs, learning rate 1e-5,
-on up to 100 paragraphs, weights trained in the model's own dtype. Adam moves a coordinate by at most about steps × learning rate, and bfloat16 swallows
-small updates, so that attack cannot move a row far. `relearn-strong` keeps float32 masters, uses a higher rate, and a still
-higher one for the embedding rows. The LoRA attacks are what an attacker with little memory does.
+on up to 100 paragraphs, weights trained in the model's own dtype. Adam moves a coordinate by at most about steps × learning
+rate, and bfloat16 swallows small updates, so that attack cannot move a row far. `relearn-strong` keeps float32 masters, uses
+a higher rate, and a still higher one for the embedding rows. The LoRA attacks are what an attacker with little memory does.
 """
 
 from __future__ import annotations

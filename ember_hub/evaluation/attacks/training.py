@@ -181,8 +181,8 @@ def _linear_maps(model: nn.Module) -> tuple[list[str], list[str]]:
 
     modules = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
                and module is not model.get_output_embeddings()]
-    experts = [f"{name}.{own}" for name, module in model.named_modules() for own, parameter in module.named_parameters(recurse=False)
-               if parameter.ndim == 3 and not isinstance(module, nn.Conv1d)]
+    experts = [f"{name}.{own}" for name, module in model.named_modules() if not isinstance(module, nn.Conv1d)
+               for own, parameter in module.named_parameters(recurse=False) if parameter.ndim == 3]
     return modules, experts
 
 

@@ -48,7 +48,10 @@ class Questions(Evaluation):
 
 
 class NeutralText(Evaluation):
-    """Loss on sentences that have nothing to do with the concept, and how far the predictions are from the base's."""
+    """Loss on sentences that have nothing to do with the concept, and how far the predictions are from the base's.
+
+    Their words counted as ordinary when the rows were chosen, so rows that occur in them were spared.
+    """
 
     name: ClassVar[str] = "neutral-text"
     title: ClassVar[str] = "ordinary text"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from ember_hub.publish.view import AT_CHANCE, reason
+
 TOKENS_SHOWN = 60
 MEASURES: Mapping[str, str] = MappingProxyType({
     "concept_known": "Concept, questions it knew", "concept_all": "Concept, all questions",
@@ -114,9 +116,10 @@ def claim(report: Mapping[str, Any]) -> str:
         return f"Worst case: “{worst['title']}” brings back {share.text}{sure} of what the base knew."
     if report["battery"] == "none":
         return "Nothing was measured: how the edited model answers, and how easily the knowledge comes back, is not known."
-    if report["efficacy"] is None:
+    why = reason(report, "recovered")
+    if why == AT_CHANCE:
         return "Nothing can be claimed: on the concept, the base itself is not clearly above chance."
-    return "No attack was measured: how easily the knowledge comes back is not known."
+    return f"How easily the knowledge comes back is not known: {why}."
 
 
 def verdicts(report: Mapping[str, Any]) -> list[Verdict]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
+
 from ember_hub.errors import RunNotFound
+from ember_hub.run import read_report
 
 SCHEMA = 2
 
@@ -20,14 +24,23 @@ def as_current(report: Any) -> dict[str, Any]:
     """The report, if it is one that this version reads.
 
     Raises:
-        RunNotFound: it is no report, one of another version, or one that lacks a part.
+        RunNotFound: it is no report, one of another version, or one that lacks a part or is damaged.
     """
     schema = report.get("schema") if isinstance(report, dict) else None
     if schema != SCHEMA:
         raise RunNotFound(f"report.json has schema {schema!r}, and schema {SCHEMA} can be read",
                           hint="make the run again with this version, or read it with the one that made it")
+    again = "type the command that made the run again: it writes the report anew"
     missing = [key for key in report_schema()["required"] if key not in report]
     if missing:
         raise RunNotFound(f"report.json lacks {', '.join(missing)}",
-                          hint="type the command that made the run again: it writes the report anew")
+                          hint=again)
+    wrong = next(Draft202012Validator(report_schema()).iter_errors(report), None)
+    if wrong is not None:
+        raise RunNotFound(f"report.json is damaged at {wrong.json_path}", hint=again)
     return report
+
+
+def read_current(folder: Path) -> dict[str, Any]:
+    """The report of a finished run, as `as_current` lets it through."""
+    return as_current(read_report(folder))

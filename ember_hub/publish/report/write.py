@@ -11,8 +11,8 @@ from ember_hub.errors import RunNotFound
 from ember_hub.evaluation.figures import draw_figures
 from ember_hub.publish.report.markdown import markdown
 from ember_hub.publish.report.page import render_page
-from ember_hub.publish.report.schema import as_current
-from ember_hub.run import Run, disk_errors, read_report
+from ember_hub.publish.report.schema import read_current
+from ember_hub.run import Run, disk_errors
 
 PAGE, TEXT, FIGURES = "reports/report.html", "reports/report.md", "reports/figures"
 
@@ -32,7 +32,7 @@ def write_report(folder: Path) -> Written:
         RunNotFound: the folder holds no finished run, or files of it cannot be read.
         DiskError: they cannot be written.
     """
-    report, run = as_current(read_report(folder)), Run(folder)
+    report, run = read_current(folder), Run(folder)
     samples = {name: _samples(folder / "samples" / f"{name}.jsonl")
                for name in ("before", "after", "open-answers-base", "open-answers-edited")}
     with disk_errors(folder):
@@ -47,7 +47,10 @@ def _samples(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        if all(isinstance(row, dict) for row in rows):
+            return rows
+        raise ValueError("not an object")
     except ValueError as error:
-        raise RunNotFound(f"{path} holds a line that is no JSON",
+        raise RunNotFound(f"{path} holds a line that is no JSON object",
                           hint="type the command that made the run again: it writes the samples anew") from error
