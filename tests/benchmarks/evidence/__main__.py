@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--general", type=Path, help="general questions, JSON lines: id, question, choices, answer")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache/ember-hub/evidence", help="folder for edits")
     parser.add_argument("--trials", type=int, default=4, help="settings of RMU that are tried")
+    parser.add_argument("--strength", type=float, help="strength of the edit, in place of the one that a search would choose")
+    parser.add_argument("--rmu", metavar="KEY=VALUE,...", help="settings of RMU, in place of those that a search would choose")
     parser.add_argument("--only", default="", help="regular expression: pieces that it finds nothing in are left for another run")
     parser.add_argument("--dtype", default="auto")
     run(parser.parse_args())
@@ -51,8 +53,13 @@ def run(given: argparse.Namespace) -> None:
         pack = _pack(concept.strip(), given.data, given.work)
         if given.general:
             pack = with_general(pack, _general(given.general))
-        Study(loaded, base.folder, pack, KEPT / name / pack.name, given.work, given.trials, clock).run(given.only)
+        Study(loaded, base.folder, pack, KEPT / name / pack.name, given.work, given.trials, clock, given.strength,
+              _settings(given.rmu)).run(given.only)
     sys.stdout.write(table(KEPT / name))
+
+
+def _settings(text: str | None) -> dict[str, float] | None:
+    return {key: float(value) for key, _, value in (one.partition("=") for one in text.split(","))} if text else None
 
 
 def _pack(name: str, data: Path | None, work: Path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -50,6 +50,7 @@ class Study:
     """One concept on one model.
 
     kept: folder of the pieces, in the repository. work: folder for what is large.
+    fixed_strength, fixed_settings: of the edit and of RMU, where no search shall choose them; keep such pieces under another name.
     """
 
     loaded: LoadedModel
@@ -59,6 +60,8 @@ class Study:
     work: Path
     trials: int
     clock: Clock
+    fixed_strength: float | None = None
+    fixed_settings: Mapping[str, float] | None = None
 
     def pieces(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """Every piece by name, in the order in which they need one another."""
@@ -132,6 +135,8 @@ class Study:
         return {p.question.id for p in posed if any(edited.intersection(text.ids) for text in p.texts)}
 
     def _strength(self) -> dict[str, Any]:
+        if self.fixed_strength is not None:
+            return {"strength": self.fixed_strength, "tried": []}
         strength, tried = self.search.strength(self._ember(1.0), EmberSettings().strengths)
         return {"strength": strength, "tried": [c.to_json() for c in tried]}
 
@@ -141,6 +146,8 @@ class Study:
 
     def _settings(self) -> dict[str, Any]:
         """RMU's settings, searched without EMBER and used with it too: in doubt the baseline has the advantage."""
+        if self.fixed_settings is not None:
+            return {"settings": Rmu(**self.fixed_settings).model_dump(), "passed": None, "tried": []}
         prepared = Rmu().prepare(self.loaded, self.pack, SEED, self.clock)
 
         def fit(method: Rmu) -> Edit:

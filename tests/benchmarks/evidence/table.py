@@ -67,7 +67,8 @@ def _about(concept: Path) -> Iterator[str]:
     found = {name: _piece(concept, name) for name in ("rows", "strength", "settings")}
     if all(found.values()):
         rmu = ", ".join(f"{key} {found['settings']['settings'][key]:.3g}" for key in ("steering", "learning_rate", "anchor_weight"))
-        passed = "passes the gates on the tune split" if found["settings"]["passed"] else "**passes no gate on the tune split**"
+        passed = {True: "passes the gates on the tune split", False: "**passes no gate on the tune split**",
+                  None: "was not searched"}[found["settings"]["passed"]]
         yield f"{len(found['rows']['tokens'])} rows at strength {found['strength']['strength']:g}; RMU ({rmu}) {passed}."
     pieces = [json.loads(path.read_text(encoding="utf-8")) for path in concept.glob("*.json")]
     yield f"{sum(piece['seconds'] for piece in pieces) / 60:.0f} minutes on the machine that measured it."
