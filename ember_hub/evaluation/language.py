@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,20 +50,22 @@ def predictions(loaded: LoadedModel, sentences: Sequence[str]) -> Predictions:
     return Predictions(torch.cat([top.indices.cpu() for top in found]), torch.cat([top.values.cpu() for top in found]))
 
 
-def reread(loaded: LoadedModel, sentences: Sequence[str], base: Predictions) -> tuple[list[float], list[float]]:
-    """One reading of the sentences: the mean loss of each, and the divergence from the base at every position, both in nats.
+def reread(loaded: LoadedModel, sentences: Sequence[str], base: Predictions) -> tuple[list[float], list[list[float]]]:
+    """One reading of the sentences: the mean loss of each, and its divergence from the base at every position, both in nats.
 
     base: what the base predicted on the same sentences.
     """
     losses: dict[int, float] = {}
     values: list[Tensor | None] = [None] * len(sentences)
-    expected = base.token_ids.split([len(ids) for ids in loaded.tokenizer(list(sentences)).input_ids])
+    lengths = [len(ids) for ids in loaded.tokenizer(list(sentences)).input_ids]
+    expected = base.token_ids.split(lengths)
     for index, ids, logprobs in _read(loaded, sentences):
         values[index] = logprobs.gather(1, expected[index].to(logprobs.device)).cpu()
         if len(ids) > 1:
             following = torch.tensor(ids[1:], device=logprobs.device)[:, None]
             losses[index] = -float(logprobs[:-1].gather(1, following).double().mean())
-    return [losses[index] for index in sorted(losses)], divergence(base, Predictions(base.token_ids, torch.cat(values)))
+    apart = iter(divergence(base, Predictions(base.token_ids, torch.cat(values))))
+    return [losses[index] for index in sorted(losses)], [list(islice(apart, length)) for length in lengths]
 
 
 @torch.inference_mode()

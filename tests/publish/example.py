@@ -28,7 +28,7 @@ SCORES: Mapping[str, tuple[int, str, tuple[float | None, ...]]] = {
     "valid_mass_concept": (20, "mass", (0.8939, 0.5532, 0.9054, 0.0966, 0.2044, 0.5617, 0.7942)),
     "valid_mass_other": (40, "mass", (0.8906, 0.8436, 0.8921, 0.8523, 0.8329, 0.8425, 0.7688)),
     "neutral_loss": (56, "nats", (3.8018, 4.064, 3.8018, 3.9114, 4.0318, None, None)),
-    "neutral_kl": (1458, "nats", (None, 0.1889, 0.0, 0.0873, 0.1744, None, None)),
+    "neutral_kl": (56, "nats", (None, 0.1889, 0.0, 0.0873, 0.1744, None, None)),
     "open_concept": (21, "accuracy", (0.6667, 0.1429, 0.5238, 0.0952, 0.1429, None, None)),
     "open_general": (54, "accuracy", (0.7407, 0.6852, 0.7407, 0.7037, 0.6667, None, None)),
     "fluency_repetition": (40, "fraction", (0.0412, 0.0588, 0.0421, 0.0503, 0.0611, None, None)),

@@ -70,7 +70,8 @@ class NeutralText(Evaluation):
             raise EvaluationError("the model computes NaN on ordinary text",
                                   hint="it is broken, or too large for its number type: load it with --dtype bfloat16")
         return Measured((Reading("neutral_loss", "nats", _numbered(losses), better="lower"),
-                         Reading("neutral_kl", "nats", _numbered(apart), better="lower")))
+                         # Positions of one sentence are not independent: sentences are what an interval may resample.
+                         Reading("neutral_kl", "nats", _numbered([fmean(one) for one in apart if one]), better="lower")))
 
 
 def _readings(part: Part, answers: list[Answered], known: frozenset[str]) -> list[Reading]:
