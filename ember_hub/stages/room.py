@@ -74,7 +74,7 @@ def memory_needed(plan: PreTrainedModel, kind: torch.dtype, instruments: Sequenc
 
 
 def _attacks(size: int, kind: torch.dtype, instruments: Sequence[Instrument]) -> dict[str, int]:
-    return {i.name: i.recipe.bytes(size // kind.itemsize, kind.itemsize) for i in instruments if isinstance(i, Training)}
+    return {i.name: i.recipe.bytes(size // kind.itemsize, kind) for i in instruments if isinstance(i, Training)}
 
 
 def _require_spread(shop: Workshop, plan: PreTrainedModel, kind: torch.dtype) -> None:

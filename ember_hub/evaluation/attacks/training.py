@@ -44,12 +44,16 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def bytes(self, parameters: int, itemsize: int) -> int:
+    def keeps_masters(self, kind: torch.dtype) -> bool:
+        """Whether parameters of this type have float32 masters while all of them are trained."""
+        return self.has_masters or kind is torch.float16
+
+    def bytes(self, parameters: int, kind: torch.dtype) -> int:
         """Memory beside the base: weights, two moments of AdamW, and float32 masters where there are any."""
         if self.rank:
             # Adapters of rank r hold well under a tenth of the parameters, in float32, with two moments and a gradient.
             return parameters * 16 // 10
-        return parameters * (itemsize + (4 * 3 if self.has_masters else itemsize * 2))
+        return parameters * (kind.itemsize + (4 * 3 if self.keeps_masters(kind) else kind.itemsize * 2))
 
 
 @contextmanager
@@ -108,8 +112,7 @@ class _Full:
         for parameter in model.parameters():
             parameter.requires_grad_(True)
             rate = recipe.embedding_rate if parameter is embedding else recipe.learning_rate
-            own_type = not recipe.has_masters and parameter.dtype is not torch.float16
-            master = parameter if own_type else parameter.detach().float().clone()
+            master = parameter.detach().float().clone() if recipe.keeps_masters(parameter.dtype) else parameter
             optimizer = torch.optim.AdamW([master], lr=rate, weight_decay=recipe.weight_decay, fused=True)
             self._hooks.append(parameter.register_post_accumulate_grad_hook(_stepper(master, optimizer)))
 
