@@ -87,17 +87,20 @@ def _claim(states: Mapping[str, Measured | None], attacked: Mapping[tuple[str, s
             here = those & rmu.keys()
             if here:
                 yield f"  - {len(here)} questions {what}: {_compared(_only(rmu, here), _only(both, here))}."
+        before, after = states["random+rmu"], attacked["random+rmu", level]
+        if before and after:
+            yield f"  - Is it EMBER? {_compared(_regained(before, after), both, 'random+rmu')}."
     if states["rmu"] and states["ember+rmu"]:
         lost = [_mean(states["rmu"], name) - _mean(states["ember+rmu"], name) for name in ("near_domain_known", "general_known")]
         verdict = "holds" if max(lost) <= LOSS else "does not hold"
         yield f"- Specificity against RMU alone: near-domain {-lost[0]:+.2f}, MMLU {-lost[1]:+.2f}. A loss under 5 %: {verdict}."
 
 
-def _compared(rmu: Mapping[str, float], both: Mapping[str, float]) -> str:
-    one, other = (np.array([gains[i] for i in sorted(rmu)]) for gains in (rmu, both))
+def _compared(without: Mapping[str, float], both: Mapping[str, float], arm: str = "rmu") -> str:
+    one, other = (np.array([gains[i] for i in sorted(without)]) for gains in (without, both))
     low, high = bootstrap([one, other], lambda a, b: b.mean(axis=1) - a.mean(axis=1))
     share = f", {other.mean() / one.mean():.2f} of it" if one.mean() > 0 else ""
-    return (f"RMU alone {one.mean():+.2f}, RMU after EMBER {other.mean():+.2f}{share} "
+    return (f"{ARMS[arm]} {one.mean():+.2f}, RMU after EMBER {other.mean():+.2f}{share} "
             f"(difference {other.mean() - one.mean():+.2f} [{low:+.2f}, {high:+.2f}])")
 
 
