@@ -119,10 +119,10 @@ def test_typed_again_it_only_reads(finished: tuple[Path, dict, Path], toy: Toy) 
 
 def test_a_gate_that_fails_says_so_first_and_exits_with_three(finished: tuple[Path, dict, Path], toy: Toy) -> None:
     _, _, output = finished
-    done = ember_hub(*toy.erase(output), "--fail-under", "efficacy=1.01")
+    done = ember_hub(*toy.erase(output), "--fail-under", "neutral_kl=1")
     assert done.returncode == 3
-    assert done.stdout.startswith("FAILED   efficacy is ")
-    assert "efficacy" in done.stderr.splitlines()[-2]
+    assert done.stdout.startswith("FAILED   neutral_kl is ")
+    assert "neutral_kl" in done.stderr.splitlines()[-2]
     assert done.stderr.splitlines()[-1].startswith("Hint: ")
 
 

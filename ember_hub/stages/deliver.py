@@ -16,6 +16,7 @@ from ember_hub.progress import Progress
 from ember_hub.publish import card, reproduce
 from ember_hub.publish.eval_results import eval_results
 from ember_hub.publish.push import Form, Patience, Pushed, PushOptions, Source, Target, label, preflight, push
+from ember_hub.publish.report.schema import read_current
 from ember_hub.publish.reproduce import recipe
 from ember_hub.publish.view import of_form
 from ember_hub.run import Run, disk_errors, file_sha256

@@ -9,14 +9,16 @@ import torch
 
 from ember_hub.concepts.pack import load as load_pack
 from ember_hub.concepts.prompts import LETTERS, letter_prompt
-from ember_hub.evaluation.evaluations.letters import SHIFT, LetterGeneration, meant
+from ember_hub.evaluation.evaluations.letters import LetterGeneration, meant
 from ember_hub.evaluation.generation import prompt
+from ember_hub.evaluation.presentation import rotations
 from ember_hub.evaluation.subject import Subject
 from ember_hub.source.load import load
 from tests.evaluation.subjects import subject, weights
 from tests.evaluation.taught import forgets, taught
 from tests.toy_run import Toy
 
+SHIFT = rotations("measure", 4)[0]
 OPTIONS = ("A wizard", "Ron Weasley", "China", "South China Sea")
 
 

@@ -41,14 +41,14 @@ def pack(toy: Toy) -> ConceptPack:
 @pytest.mark.parametrize(("format", "purpose", "expected"), [
     ("answer", "measure", f"{FRAME.before}\n\nQ: {RIVER.question}\nA: {FRAME.begun} the river"),
     ("answer", "choose", f"{FRAME.before}\n\nQuestion: {RIVER.question}\nAnswer: {FRAME.begun} the river"),
-    ("letter", "measure", f"<bos><user>{FRAME.before}\n\n{letter_prompt(RIVER, 2)[0]}<eos><assistant>{FRAME.begun} A"),
+    ("letter", "measure", f"<bos><user>{FRAME.before}\n\n{letter_prompt(RIVER, 1)[0]}<eos><assistant>{FRAME.begun} B"),
 ])
 def test_a_frame_goes_around_the_question(llama_folder: Path, format, purpose, expected: str) -> None:
     tokenizer = load(llama_folder).tokenizer
     framed = pose((RIVER,), format, purpose, tokenizer, frame=FRAME)[0]
     right = framed.texts[framed.right].ids, framed.texts[framed.right].start
     assert tokenizer.decode(right[0]) == expected
-    assert tokenizer.decode(right[0][right[1]:]).strip() in ("the river", "A"), "the option alone is scored"
+    assert tokenizer.decode(right[0][right[1]:]).strip() in ("the river", "B"), "the option alone is scored"
 
 
 def test_an_answer_hidden_from_the_usual_wording_is_caught_by_every_other_prompt(toy: Toy, pack: ConceptPack) -> None:

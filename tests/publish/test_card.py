@@ -27,7 +27,8 @@ def score(name: str, stage: str, value: float, n: int, unit: str = "accuracy") -
     half = 0.9 / n**0.5
     top = 1.0 if unit != "nats" else value + half
     return {"name": name, "stage": stage, "split": "test", "value": value, "n": n, "low": max(0.0, value - half),
-            "high": min(top, value + half), "unit": unit, "chance": 0.25 if unit == "accuracy" else None}
+            "high": min(top, value + half), "unit": unit, "chance": 0.25 if unit == "accuracy" else None,
+            "better": "lower" if unit == "nats" else "higher", "p": None}
 
 
 def _scores(attacks: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -84,6 +85,7 @@ def example_report(*, with_ember: bool = True, attacks: tuple[str, ...] = ("rele
     moved = [{"id": 40000 + i, "text": f" covid{i}", "purity": 1 - i / 200, "moved": 2.5 - i / 50} for i in range(tokens)]
     return {
         "schema": 2, "version": "0.1.0", "kind": "erasure", "audited": None, "battery": "quick", "evaluations": [], "layers": {},
+        "ember_alone": None,
         "attacks": _attacked(attacks), "tokens": [],
         "worst_attack": {"name": attacks[-1], "title": attacks[-1].replace("-", " ")} if attacks else None,
         "seed": 42, "format": "answer",
