@@ -22,7 +22,7 @@ def erase(runner: Runner, inputs: Mapping[str, str]) -> Finished:
 def test_a_result_leaves_outputs_a_summary_and_an_artifact_and_a_failed_gate_fails_the_job_after_that(
         runner: Runner, toy: Toy) -> None:
     done = erase(runner, {"model": str(toy.model), "concept": str(toy.pack), "as": "full", "settings": PICO,
-                          "gates": "efficacy=0.0 neutral_kl=1"})
+                          "gates": "efficacy=0.0 concept=0.5"})
     assert done.failed == "Fail if it failed", done.log
     assert done.outputs["report"], done.log
     report = json.loads(Path(done.outputs["report"]).read_text())
@@ -31,10 +31,10 @@ def test_a_result_leaves_outputs_a_summary_and_an_artifact_and_a_failed_gate_fai
     assert done.outputs["recovered"] == "", "no attack was tried"
     assert done.outputs["repo"] == ""
     assert "A gate failed" in done.summary
-    assert "neutral_kl is" in done.summary
+    assert "concept is" in done.summary
     assert "Nothing was pushed" in done.summary
     assert "```mermaid\nxychart-beta horizontal" in done.summary
-    assert "::error title=ember-hub::Error: neutral_kl is" in done.log
+    assert "::error title=ember-hub::Error: concept is" in done.log
     (artifact,) = (inputs for action, inputs in done.used if action == "actions/upload-artifact")
     found = [path for line in artifact["path"].splitlines() for path in Path("/").glob(line[1:])]
     assert {path.name for path in found} >= {"report.json", "report.html", "report.md", "README.md", "tokens.png"}

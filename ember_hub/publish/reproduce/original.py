@@ -149,7 +149,7 @@ def _original(name: str, commit: str | None, folder: Path, sums: Mapping[str, st
         original = Original(name, commit, "patch" if "adapter_config.json" in sums else "model", folder, report, recipe,
                             environment, sums)
         _require_shape(original)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (RunNotFound, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise NotReproduced(f"the recipe, the report or the environment of {name} cannot be read: {error}", hint=_ASK) from error
     if report["kind"] != "erasure":
         raise RunNotFound(f"{name} is an audit of something that was made elsewhere",
