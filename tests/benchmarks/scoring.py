@@ -41,21 +41,27 @@ Measured = dict[str, Any]
 Returned = TypeVar("Returned")
 
 
-def measure(quick: bool, model: str | None = None, one_thread: bool = False) -> Measured:
+def measure(quick: bool, model: str | None = None, one_thread: bool = False, questions: int | None = None,
+            is_compared: bool = True) -> Measured:
     """Seconds, ratios and log-likelihoods of the questions, posed as `ask` does; the reference is one at a time in float32.
 
     Args:
         model: any model; by default the bundled one.
         one_thread: in CPU seconds of one thread, for a machine that is busy with other things.
+        questions: how many are asked; a large model is slow enough with few.
+        is_compared: whether float32 is asked too, which on a CPU takes longer than all the rest.
     """
     folder = resolve(ModelRef.parse(model or bundled_model() or ""), Quiet()).folder
+    count = questions or QUESTIONS[quick]
     threads, clock = torch.get_num_threads(), time.process_time if one_thread else time.perf_counter
     torch.set_num_threads(1 if one_thread else threads)
     try:
-        measured, found = _timed(load(folder, dtype="bfloat16"), QUESTIONS[quick], clock)
+        measured, found = _timed(load(folder, dtype="bfloat16"), count, clock)
+        if not is_compared:
+            return measured
         plain = load(folder, dtype="float32")
         for format in FORMATS:
-            posed = _posed(plain, format, QUESTIONS[quick])
+            posed = _posed(plain, format, count)
             measured[format] |= _agreement(found[format] | {"float32_trees": _trees(plain, posed)}, _alone(plain, posed))
         return measured
     finally:
@@ -152,5 +158,8 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--model", type=str)
     parser.add_argument("--one-thread", action="store_true")
+    parser.add_argument("--questions", type=int)
+    parser.add_argument("--only-time", action="store_true", help="no comparison with float32")
     given = parser.parse_args()
-    sys.stdout.write(json.dumps(measure(given.quick, given.model, given.one_thread), indent=1) + "\n")
+    found = measure(given.quick, given.model, given.one_thread, given.questions, not given.only_time)
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
