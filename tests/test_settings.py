@@ -62,3 +62,9 @@ def test_every_setting_says_what_it_is() -> None:
             else:
                 assert field.description, name
     walk(Settings)
+
+
+@pytest.mark.parametrize("limit", [35, -0.1, float("inf"), float("nan")])
+def test_a_limit_that_no_result_can_cross_is_refused(limit: float) -> None:
+    with pytest.raises(ConfigError, match="gates.recovered"):
+        resolve({"model": "m", "concept": "covid", "gates": {"recovered": limit}})

@@ -51,5 +51,4 @@ def _value(name: str, report: Mapping[str, Any], evidence: Evidence) -> float | 
         return rows.get(attack) if attack else report[RECOVERED]
     if name in VERDICTS:
         return report[name]
-    part = next((part for part in PARTS if part == name), None)
-    return kept_knowledge(evidence, part) if part else kept_share(evidence, name)
+    return kept_knowledge(evidence, name) if name in PARTS else kept_share(evidence, name)

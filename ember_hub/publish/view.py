@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ember_hub.errors import BaselineAtChance
-from ember_hub.evaluation.verdict import answering
+from ember_hub.evaluation.verdict import answering, is_above_chance
 
 EMBER_ONLY = "control:ember-only"
 EVERYTHING = "everything"
@@ -45,7 +44,7 @@ def carries_less(report: Mapping[str, Any], form: str) -> bool:
 
 def reason(report: Mapping[str, Any], name: str) -> str:
     """Why a verdict has no value."""
-    chance = [part for part in ("concept", "near-domain", "general") if _is_at_chance(report, part)]
+    chance = [part for part in report["known"] if _is_at_chance(report, part)]
     if name == "coherence":
         return "ordinary text was not read"
     if name == "recovered" and all(row["not_measured"] for row in report["attacks"]):
@@ -56,7 +55,8 @@ def reason(report: Mapping[str, Any], name: str) -> str:
 
 
 def _is_at_chance(report: Mapping[str, Any], part: str) -> bool:
-    return any(w.startswith(BaselineAtChance.__name__) and f" {part} questions " in w for w in report["warnings"])
+    asked = (s for s in report["scores"] if (s["name"], s["stage"]) == (f"{part}_all", "base"))
+    return any(not is_above_chance(s["value"], s["n"], s["chance"] or 0.0) for s in asked)
 
 
 def _warnings_of_ember_alone(report: Mapping[str, Any]) -> list[str]:

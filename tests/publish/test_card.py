@@ -114,9 +114,11 @@ def example_report(*, with_ember: bool = True, attacks: tuple[str, ...] = ("rele
 
 def at_chance() -> dict[str, Any]:
     """The base knows nothing of the concept, so nothing can be shown."""
-    warnings = [f"BaselineAtChance: on all 60 {part} questions the base is right in 0.25" for part in ("concept", "general")]
-    return example_report() | dict.fromkeys(("efficacy", "specificity", "harmonic", "recovered", "recovered_interval")) | {
-        "warnings": warnings}
+    report = example_report() | dict.fromkeys(("efficacy", "specificity", "harmonic", "recovered", "recovered_interval"))
+    for row in report["scores"]:
+        if row["name"] in ("concept_all", "general_all") and row["stage"] == "base":
+            row["value"] = 0.25
+    return report
 
 
 def everywhere(value: Any, text: str) -> Any:

@@ -152,7 +152,8 @@ def test_the_headline_is_the_worst_case_or_says_that_there_is_none() -> None:
     report = example_report()
     untried = report | {"worst_attack": None, "recovered": None, "recovered_interval": None, "attacks": [], "curves": []}
     unknown = report | dict.fromkeys(("efficacy", "specificity", "harmonic", "recovered", "worst_attack")) | {
-        "warnings": ["BaselineAtChance: on all 60 concept questions the base is right in 0.25"]}
+        "scores": [row | {"value": 0.25} if (row["name"], row["stage"]) == ("concept_all", "base") else row
+                   for row in report["scores"]]}
     claims = [markdown(r).splitlines()[2] for r in (report, untried, unknown)]
 
     assert claims[0].replace("\u00a0", " ") == ("**Worst case: “strong relearning: 3 epochs on every paragraph” brings back 1.00 "
