@@ -66,5 +66,5 @@ def test_every_setting_says_what_it_is() -> None:
 
 @pytest.mark.parametrize("limit", [35, -0.1, float("inf"), float("nan")])
 def test_a_limit_that_no_result_can_cross_is_refused(limit: float) -> None:
-    with pytest.raises(ConfigError, match="gates.recovered"):
+    with pytest.raises(ConfigError, match=r"gates\.recovered"):
         resolve({"model": "m", "concept": "covid", "gates": {"recovered": limit}})
