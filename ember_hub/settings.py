@@ -249,6 +249,8 @@ def _config_error(error: ValidationError) -> ConfigError:
         return ConfigError(f"no setting {key!r}", hint=f"did you mean: {', '.join(prefix + n for n in nearest)}?")
     if first["type"] == "missing":
         return ConfigError(f"setting {key!r} is missing", hint=f"give it as a flag, in --config, or as {PREFIX}{key.upper()}")
+    if first["type"] == "tuple_type":
+        return ConfigError(f"{key} = {first.get('input')!r}: not a list", hint=f'write one in brackets: {key}=["...", "..."]')
     return ConfigError(f"{key} = {first.get('input')!r}: {first['msg'].lower()}", hint="see `ember-hub erase --help`")
 
 

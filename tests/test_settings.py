@@ -28,7 +28,8 @@ def test_settings_of_plug_ins_go_to_their_plug_in() -> None:
 
 @pytest.mark.parametrize(("text", "hint"), [("ember.sede=3", "ember.seeds"), ("embr.seeds=3", "ember"),
                                             ("search.trails=3", "search.trials"),
-                                            ("verify.battery=hard", "--help"), ("ember.seeds=0", "--help"),
+                                            ("verify.battery=hard", "--help"), ("verify.only=questions", "verify.only=["),
+                                            ("ember.seeds=0", "--help"),
                                             ("nonsense", "section.key=value")])
 def test_a_typo_is_refused_with_the_nearest_name(text: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -8,7 +8,7 @@ belongs to the evaluations and attacks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from ember_hub.concepts.pack import ConceptPack, Question, Split
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 Part = Literal["concept", "near_domain", "general"]
 PARTS: tuple[Part, ...] = ("concept", "near_domain", "general")
+_FIELDS: Mapping[Part, Literal["questions", "near_domain", "general"]] = {
+    "concept": "questions", "near_domain": "near_domain", "general": "general"}
 HEALTH_QUESTIONS: dict[Split, int] = {"tune": 8, "test": 20}
-"""Questions of each part on which the mass on lettered answers is measured."""
+"""Questions of each part on which the mass on lettered answers is measured, of the tune split half at most."""
 TUNE_QUESTIONS = 24
-"""Known questions of each part that the search asks a candidate."""
+"""Known questions of each part that the search asks a candidate, half of the part's questions at most."""
 
 
 @dataclass(frozen=True)
@@ -81,23 +83,44 @@ class Examiner:
 
     def tune(self, syllabus: Syllabus) -> Measurement:
         """The quick look that the search takes at every candidate: known questions of the tune split."""
-        chosen = {p: [q for q in self._asked(p, "tune") if q.id in syllabus.known["tune"][p]][:TUNE_QUESTIONS] for p in PARTS}
-        return Measurement(answers={p: self._ask(questions, syllabus) for p, questions in chosen.items()},
+        return Measurement(answers={p: self._ask(self._looked_at(p, syllabus), syllabus) for p in PARTS},
                            mass=self._mass("tune"),
                            losses=neutral_loss(self.loaded, self.pack.neutral_part("tune"), self.progress))
+
+    def unseen(self, syllabus: Syllabus) -> ConceptPack:
+        """The pack without the questions that `tune` asks: what a candidate may be fitted on, so that none is judged by its
+        own training text. (Neutral sentences are split in `ConceptPack.neutral_part`.)"""
+        taken = {p: {q.id for q in (*self._looked_at(p, syllabus), *self._health(p, "tune"))} for p in PARTS}
+        return replace(self.pack, **{_FIELDS[p]: tuple(q for q in getattr(self.pack, _FIELDS[p])
+                                                       if q.split != "tune" or q.id not in taken[p]) for p in PARTS})
 
     def asked(self, syllabus: Syllabus) -> tuple[dict[Part, list[Answered]], dict[Part, list[float]]]:
         """Every question of the test split as it was answered, and the mass on offered letters."""
         return {p: self._ask(self._asked(p, "test"), syllabus) for p in PARTS}, self._mass("test")
 
     def _asked(self, part: Part, split: Split) -> tuple[Question, ...]:
-        return self.pack.asked("questions" if part == "concept" else part, split)
+        return self.pack.asked(_FIELDS[part], split)
+
+    def _looked_at(self, part: Part, syllabus: Syllabus) -> tuple[Question, ...]:
+        questions = self._asked(part, "tune")
+        known = tuple(q for q in questions if q.id in syllabus.known["tune"][part])
+        return known[: most_looked_at(len(questions))]
+
+    def _health(self, part: Part, split: Split) -> tuple[Question, ...]:
+        questions = self._asked(part, split)
+        most = min(HEALTH_QUESTIONS["tune"], most_looked_at(len(questions))) if split == "tune" else HEALTH_QUESTIONS["test"]
+        return questions[:most]
 
     def _ask(self, questions: Sequence[Question], syllabus: Syllabus) -> list[Answered]:
         return ask(self.loaded, questions, syllabus.format, "measure", self.progress) if questions else []
 
     def _mass(self, split: Split) -> dict[Part, list[float]]:
-        return {p: letter_mass(self.loaded, self._asked(p, split)[: HEALTH_QUESTIONS[split]]) for p in PARTS}
+        return {p: letter_mass(self.loaded, self._health(p, split)) for p in PARTS}
+
+
+def most_looked_at(questions: int) -> int:
+    """How many of a part's tune questions the search asks at most; the others are left for fitting."""
+    return min(TUNE_QUESTIONS, (questions + 1) // 2)
 
 
 def known_values(measured: Measurement, part: Part, ids: frozenset[str], what: Literal["accuracy", "probability"]

@@ -59,12 +59,13 @@ def _fit_method(shop: Workshop, index: int, name: str) -> None:
     kind = shop.methods[name]
     fixed = dict(shop.settings.plugins.get(name, {}))
     seed = shop.settings.seed
+    judging = search(shop)
     prepared: list[Any] = []
 
     def fit(method: Method) -> Edit:
         with shop.edited(prefix):
             if not prepared:
-                prepared.append(method.prepare(shop.loaded, shop.pack, seed, shop.progress))
+                prepared.append(method.prepare(shop.loaded, judging.examiner.unseen(shop.syllabus), seed, shop.progress))
             found = prefix.then(method.fit(shop.loaded, prepared[0], seed, shop.progress))
         # After the first of the search, not after the last: what cannot be written needs no tuning.
         require_names(shop.base.folder, found)
@@ -73,7 +74,7 @@ def _fit_method(shop: Workshop, index: int, name: str) -> None:
     # Points of a search on another edit say nothing about this one.
     earlier = digest(shop.run.inputs(shop.stages_before_method(index)))
     journal = shop.run.path(f"reports/tuning-{index + 1}-{name}-{earlier}.journal.jsonl")
-    method, tried = search(shop).method(kind, fixed, fit, journal, seed)
+    method, tried = judging.method(kind, fixed, fit, journal, seed)
     best = max(tried, key=lambda c: c.merit)
     _require_passing(best, name)
     shop.keep_edit(shop.method_edit(index), _fit_on(shop, prefix, method))

@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4, help="settings of RMU that are tried")
     parser.add_argument("--strength", type=float, help="strength of the edit, in place of the one that a search would choose")
     parser.add_argument("--rmu", metavar="KEY=VALUE,...", help="settings of RMU, in place of those that a search would choose")
+    parser.add_argument("--after-ember", action="store_true", help="search RMU's settings on the model that EMBER edited")
     parser.add_argument("--only", default="", help="regular expression: pieces that it finds nothing in are left for another run")
     parser.add_argument("--dtype", default="auto")
     run(parser.parse_args())
@@ -54,7 +55,7 @@ def run(given: argparse.Namespace) -> None:
         if given.general:
             pack = with_general(pack, _general(given.general))
         Study(loaded, base.folder, pack, KEPT / name / pack.name, given.work, given.trials, clock, given.strength,
-              _settings(given.rmu)).run(given.only)
+              _settings(given.rmu), given.after_ember).run(given.only)
     sys.stdout.write(table(KEPT / name))
 
 

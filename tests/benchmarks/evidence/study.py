@@ -7,7 +7,6 @@ where it is missing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -50,7 +49,8 @@ class Study:
     """One concept on one model.
 
     kept: folder of the pieces, in the repository. work: folder for what is large.
-    fixed_strength, fixed_settings: of the edit and of RMU, where no search shall choose them; keep such pieces under another name.
+    fixed_strength, fixed_settings: of the edit and of RMU, where no search shall choose them.
+    search_after_ember: whether RMU's settings are searched on the edited model. Keep such pieces under another name.
     """
 
     loaded: LoadedModel
@@ -62,6 +62,7 @@ class Study:
     clock: Clock
     fixed_strength: float | None = None
     fixed_settings: Mapping[str, float] | None = None
+    search_after_ember: bool = False
 
     def pieces(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """Every piece by name, in the order in which they need one another."""
@@ -145,23 +146,22 @@ class Study:
         return Edit({self.loaded.anatomy.embedding: LowRankRows(rows.token_ids, rows.G, rows.F)}).scaled(strength)
 
     def _settings(self) -> dict[str, Any]:
-        """RMU's settings, searched without EMBER and used with it too: in doubt the baseline has the advantage."""
+        """RMU's settings, searched without EMBER and used with it too: in doubt the baseline has the advantage.
+
+        Or, if so told, searched on the edited model, as an erasure does it: then EMBER has it.
+        """
         if self.fixed_settings is not None:
             return {"settings": Rmu(**self.fixed_settings).model_dump(), "passed": None, "tried": []}
-        prepared = Rmu().prepare(self.loaded, self.pack, SEED, self.clock)
+        rows = self._ember(self.read("strength")["strength"]) if self.search_after_ember else Edit.none()
+        with applied(self.loaded.model, rows):
+            prepared = Rmu().prepare(self.loaded, self.examiner.unseen(self.syllabus), SEED, self.clock)
 
         def fit(method: Rmu) -> Edit:
-            edit = method.fit(self.loaded, prepared, SEED, self.clock)
-            store.save(edit, self._trial(method))
-            return edit
+            with applied(self.loaded.model, rows):
+                return rows.then(method.fit(self.loaded, prepared, SEED, self.clock))
 
         method, tried = self.search.method(Rmu, {}, fit, self._large("rmu.journal", ".jsonl"), SEED)
-        if self._trial(method).is_file():
-            self._trial(method).replace(self._large(f"edit-{RMU}"))
         return {"settings": method.model_dump(), "passed": any(c.passed for c in tried), "tried": [c.to_json() for c in tried]}
-
-    def _trial(self, method: Rmu) -> Path:
-        return self._large(f"trial-{hashlib.sha256(method.model_dump_json().encode()).hexdigest()[:12]}")
 
     def _state(self, arm: str) -> dict[str, Any]:
         subject = replace(self._subject(arm), pack=self._known())
