@@ -44,8 +44,8 @@ def test_it_is_fitted_on_other_questions_than_it_is_judged_by_and_on_all_in_the_
     (tmp_path / "site" / "spy.py").write_text(SOURCE)
 
     done = ember_hub("erase", str(toy.model), "--concept", str(toy.pack), "--output", str(tmp_path / "runs"), "--method", "spy",
-                     "--set", 'verify.only=["questions"]', "--set", "search.trials=2", "--set", "ember.sparsity=0.1", "--set", "ember.seeds=2",
-                     environment={"PYTHONPATH": str(tmp_path / "site"), "SPY": str(tmp_path / "seen")})
+                     "--set", 'verify.only=["questions"]', "--set", "search.trials=2", "--set", "ember.sparsity=0.1",
+                     "--set", "ember.seeds=2", environment={"PYTHONPATH": str(tmp_path / "site"), "SPY": str(tmp_path / "seen")})
 
     assert done.returncode == 0, done.stderr
     in_search, in_the_end, *_ = (set(json.loads(line)) for line in (tmp_path / "seen").read_text().splitlines())
