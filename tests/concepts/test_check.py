@@ -113,6 +113,15 @@ def test_equal_options_are_found(folder: Path) -> None:
     assert "all different" in found(folder)
 
 
+def test_more_options_than_letters_are_found(folder: Path) -> None:
+    question = first_question(folder)
+    options = [question["answer"], *(f"number {i}" for i in range(9))]
+    append(folder / "questions.jsonl", question | {"id": "x", "question": "Which of so many is it?", "options": options})
+    assert found(folder) == ""
+    append(folder / "questions.jsonl", question | {"id": "y", "question": "Which of even more?", "options": [*options, "nine"]})
+    assert found(folder) == "questions y: 11 options, at most 10 have a letter"
+
+
 @pytest.mark.parametrize(("file", "text", "says"), [
     ("questions.jsonl", "{broken", "questions.jsonl"), ("questions.jsonl", '{"id": "x"}', "not a question"),
     ("questions.jsonl", '{"id":"x","split":"all","question":"q","options":["a","b"],"answer":"a"}', "split"),
