@@ -79,10 +79,15 @@ def _repeats(part: str, rows: Sequence[tuple[str, str]]) -> Iterator[Fault]:
 
 
 def _bad_questions(pack: ConceptPack) -> Iterator[Fault]:
+    owners: dict[str, str] = {}
     for part, asked in _parts(pack):
         ids = [q.id for q in asked]
         for repeated in sorted({i for i in ids if ids.count(i) > 1}):
             yield Fault(f"{part} {repeated}", "id used twice")
+        # What is read of all parts together is kept by id: one question would be filed under another.
+        for taken in sorted(set(ids) & set(owners)):
+            yield Fault(f"{part} {taken}", f"id also used in {owners[taken]}")
+        owners |= dict.fromkeys(ids, part)
         seen: dict[str, Question] = {}
         for q in asked:
             if len(q.options) < 2 or len({normalized(o) or o for o in q.options}) < len(q.options):

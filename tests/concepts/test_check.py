@@ -91,6 +91,12 @@ def test_repeated_lines_and_ids_are_found(folder: Path) -> None:
     assert "id used twice" in found(folder)
 
 
+def test_an_id_of_another_part_is_found(folder: Path) -> None:
+    question = first_question(folder)
+    append(folder / "near-domain.jsonl", question | {"question": "Which of the others?"})
+    assert found(folder) == f"near-domain {question['id']}: id also used in questions"
+
+
 def test_an_empty_part_is_found(folder: Path) -> None:
     (folder / "relearning.txt").write_text("\n")
     assert "relearning: 0 lines" in found(folder)
