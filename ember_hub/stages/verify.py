@@ -10,6 +10,7 @@ from ember_hub.evaluation.evidence import BASE, STRANGER, Evidence
 from ember_hub.evaluation.language import predictions
 from ember_hub.evaluation.reading import Measured
 from ember_hub.evaluation.subject import Subject
+from ember_hub.stages.origin import origin
 from ember_hub.stages.workshop import BEFORE, NEUTRAL, Workshop
 
 
@@ -19,10 +20,7 @@ def examine_base(shop: Workshop) -> None:
         examiner = shop.examiner()
         syllabus = examiner.syllabus()
         shop.keep_predictions(predictions(shop.loaded, shop.pack.neutral_part("test")))
-        anatomy = shop.loaded.anatomy
-        shop.run.write_json(BEFORE, {
-            "model": {"is_tied": anatomy.is_tied, "parameters": sum(p.numel() for p in shop.loaded.model.parameters())},
-            "syllabus": syllabus.to_json(), "tune": examiner.tune(syllabus).to_json()})
+        shop.run.write_json(BEFORE, {**origin(shop), "syllabus": syllabus.to_json(), "tune": examiner.tune(syllabus).to_json()})
 
     shop.run.stage("before", (), (BEFORE, NEUTRAL), work)
     known = shop.syllabus.known["test"]
