@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ember_hub.concepts.pack import ConceptPack, Question
+from ember_hub.concepts.prompts import LETTERS
 from ember_hub.errors import PackInvalid
 
 FLOORS = {"sentences": 20, "neutral": 20, "relearning": 4}
@@ -78,14 +79,21 @@ def _repeats(part: str, rows: Sequence[tuple[str, str]]) -> Iterator[Fault]:
 
 
 def _bad_questions(pack: ConceptPack) -> Iterator[Fault]:
+    owners: dict[str, str] = {}
     for part, asked in _parts(pack):
         ids = [q.id for q in asked]
         for repeated in sorted({i for i in ids if ids.count(i) > 1}):
             yield Fault(f"{part} {repeated}", "id used twice")
+        # What is read of all parts together is kept by id: one question would be filed under another.
+        for taken in sorted(set(ids) & set(owners)):
+            yield Fault(f"{part} {taken}", f"id also used in {owners[taken]}")
+        owners |= dict.fromkeys(ids, part)
         seen: dict[str, Question] = {}
         for q in asked:
             if len(q.options) < 2 or len({normalized(o) or o for o in q.options}) < len(q.options):
                 yield Fault(f"{part} {q.id}", "needs at least two options, all different")
+            if len(q.options) > len(LETTERS):
+                yield Fault(f"{part} {q.id}", f"{len(q.options)} options, at most {len(LETTERS)} have a letter")
             if q.answer not in q.options:
                 yield Fault(f"{part} {q.id}", "the answer is not among the options")
             first = seen.setdefault(normalized(q.question), q)

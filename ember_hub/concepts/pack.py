@@ -171,8 +171,8 @@ def _question(path: Path, number: int, line: str) -> Question:
     try:
         row = json.loads(line)
         question = Question(id=str(row["id"]), split=row["split"], question=row["question"].strip(),
-                            options=tuple(row["options"]), answer=row["answer"],
-                            accept=tuple(row.get("accept", ())), level=row.get("level", "common"))
+                            options=_texts(path, number, row, "options"), answer=row["answer"],
+                            accept=_texts(path, number, row, "accept"), level=row.get("level", "common"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PackInvalid(f"{path}:{number}: not a question ({error!r})",
                           hint='write {"id", "split", "question", "options", "answer"} on one line') from error
@@ -184,6 +184,15 @@ def _question(path: Path, number: int, line: str) -> Question:
     return question
 
 
+def _texts(path: Path | None, number: int, row: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    texts = row.get(key, []) if key == "accept" else row[key]
+    # A single text would be taken letter by letter, and each letter would be a right answer.
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise PackInvalid(f"{path}:{number}: {key} is not a list of texts",
+                          hint=f'write "{key}": ["...", "..."], with numbers in quotes too')
+    return tuple(texts)
+
+
 def _translations(path: Path | None, questions: Sequence[Question]) -> dict[str, tuple[Question, ...]]:
     """Questions by language, each with the split of the question that it translates."""
     found: dict[str, dict[str, Question]] = {}
@@ -191,8 +200,8 @@ def _translations(path: Path | None, questions: Sequence[Question]) -> dict[str,
         try:
             language = row["language"].strip()
             question = Question(id=original.id, split=original.split, question=row["question"].strip(),
-                                options=tuple(row["options"]), answer=row["answer"], accept=tuple(row.get("accept", ())),
-                                level=original.level)
+                                options=_texts(path, number, row, "options"), answer=row["answer"],
+                                accept=_texts(path, number, row, "accept"), level=original.level)
         except (KeyError, TypeError, AttributeError) as error:
             raise PackInvalid(f"{path}:{number}: not a translation ({error!r})",
                               hint='write {"id", "language", "question", "options", "answer"} on one line') from error

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 LETTERS = "ABCDEFGHIJ"
 REQUEST = "\nAnswer with the letter of the right option.\nAnswer:"
+_CLOCK = "strftime_now"
+_DAY = {"Y": "2024", "y": "24", "m": "07", "d": "26", "B": "July", "b": "Jul", "A": "Friday", "a": "Fri",
+        "H": "12", "M": "00", "S": "00"}
+"""The day that Llama's template states where there is no clock, by the letter under which a format asks for each part."""
 
 
 def chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -18,8 +22,11 @@ def chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
     A model that can be told to answer without thinking first is told so: a thought is longer than the answers that are read.
     """
-    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True,
-                                         enable_thinking=False)
+    template = tokenizer.get_chat_template()
+    # States that are compared, tomorrow or by whoever reproduces them, must read one prompt: the day in it stands still.
+    template = _still() + template if _CLOCK in template else template
+    return tokenizer.apply_chat_template([{"role": "user", "content": text}], chat_template=template, tokenize=False,
+                                         add_generation_prompt=True, enable_thinking=False)
 
 
 def letter_prompt(question: Question, shift: int = 0) -> tuple[str, tuple[str, ...]]:
@@ -33,3 +40,9 @@ def letter_prompt(question: Question, shift: int = 0) -> tuple[str, tuple[str, .
 def statement(question: Question) -> str:
     """A question with its right answer, as text."""
     return f"Question: {question.question}\nAnswer: {question.answer}"
+
+
+def _still() -> str:
+    """A template's beginning that puts a fixed day in place of the clock, in the format that is asked for."""
+    parts = "".join(f".replace('%{letter}', '{text}')" for letter, text in _DAY.items())
+    return f"{{% macro {_CLOCK}(format) %}}{{{{ format{parts} }}}}{{% endmacro %}}"

@@ -31,14 +31,32 @@ SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\bMrs)(?<!\bProf)[.
 
 def matches(text: str, question: Question) -> bool:
     """Whether the text begins with a sentence that holds the answer, in any accepted form, as whole words."""
-    said = f" {normalized(opening(text))} "
     right, *accepted = (ARTICLE.sub("", normalized(form)) for form in (question.answer, *question.accept))
-    asked, *wrong = (f" {normalized(told)} " for told in (question.question, *question.options) if told != question.answer)
+    wrong = [ARTICLE.sub("", normalized(option)) for option in question.options if option != question.answer]
+    asked = f" {normalized(question.question)} "
     # What the question says itself is no answer, or whoever repeats it would be right; nor is what a wrong option says too.
-    telling = {form for form in accepted if not any(f" {form} " in told for told in (asked, *wrong))}
+    telling = {form for form in accepted if not any(f" {form} " in told for told in (asked, *(f" {other} " for other in wrong)))}
     if not telling or f" {right} " not in asked:
         telling.add(right)
-    return any(f" {form} " in said for form in telling - {""})
+    said = f" {normalized(opening(text))} "
+    # "The South China Sea" names China only as a part of itself.
+    for longer in sorted((other for other in wrong if f" {right} " in f" {other} " and other != right), key=len, reverse=True):
+        said = re.sub(rf" {re.escape(longer)}(?= )", " |", said)
+    return any(_is_told(said, form, asked) for form in telling - {""})
+
+
+def _is_told(said: str, form: str, asked: str) -> bool:
+    """Whether the text holds the form, and not only as the question has it, with the word before or the word after."""
+    told, own = f" {_bare(asked)} ", _bare(form) or form
+    for found in re.finditer(rf" {re.escape(form)}(?= )", said):
+        before, after = _bare(said[:found.start()]).split()[-1:], _bare(said[found.end():]).split()[:1]
+        if not any(f" {' '.join(near)} " in told for near in ([*before, own], [own, *after]) if len(near) > 1):
+            return True
+    return False
+
+
+def _bare(text: str) -> str:
+    return " ".join(word for word in text.split() if word not in ("a", "an", "the"))
 
 
 def opening(text: str) -> str:

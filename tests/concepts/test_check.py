@@ -91,6 +91,12 @@ def test_repeated_lines_and_ids_are_found(folder: Path) -> None:
     assert "id used twice" in found(folder)
 
 
+def test_an_id_of_another_part_is_found(folder: Path) -> None:
+    question = first_question(folder)
+    append(folder / "near-domain.jsonl", question | {"question": "Which of the others?"})
+    assert found(folder) == f"near-domain {question['id']}: id also used in questions"
+
+
 def test_an_empty_part_is_found(folder: Path) -> None:
     (folder / "relearning.txt").write_text("\n")
     assert "relearning: 0 lines" in found(folder)
@@ -111,6 +117,15 @@ def test_equal_options_are_found(folder: Path) -> None:
     question = first_question(folder)
     append(folder / "questions.jsonl", question | {"id": "x", "question": "New?", "options": [question["answer"], "A", "a", "b"]})
     assert "all different" in found(folder)
+
+
+def test_more_options_than_letters_are_found(folder: Path) -> None:
+    question = first_question(folder)
+    options = [question["answer"], *(f"number {i}" for i in range(9))]
+    append(folder / "questions.jsonl", question | {"id": "x", "question": "Which of so many is it?", "options": options})
+    assert found(folder) == ""
+    append(folder / "questions.jsonl", question | {"id": "y", "question": "Which of even more?", "options": [*options, "nine"]})
+    assert found(folder) == "questions y: 11 options, at most 10 have a letter"
 
 
 @pytest.mark.parametrize(("file", "text", "says"), [

@@ -68,3 +68,14 @@ def test_a_line_that_cannot_be_used_is_named(folder: Path, name: str, row: objec
     assert str(caught.value).startswith(f"{folder / name}.jsonl:2: ")
     assert message in str(caught.value)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(("key", "value"), [("accept", "Ian a"), ("accept", [3]), ("accept", None), ("options", [1997, 1998]),
+                                            ("options", "ab"), ("options", {"in Ashford": 1}), ("options", ["in Ashford", " "])])
+@pytest.mark.parametrize("name", ["questions", "translations"])
+def test_options_and_accepted_forms_are_lists_of_texts(folder: Path, name: str, key: str, value: object) -> None:
+    write(folder / f"{name}.jsonl", *(folder / "questions.jsonl").read_text().splitlines() if name == "questions" else (),
+          GERMAN | {"split": "test", key: value})
+    with pytest.raises(PackInvalid, match=rf"{name}\.jsonl:\d+: {key} is not a list of texts") as caught:
+        load(folder)
+    assert f'"{key}": ["...", "..."]' in caught.value.hint

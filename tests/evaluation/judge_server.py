@@ -25,8 +25,11 @@ def says(text: str) -> Reply:
 class JudgeServer:
     """For the length of a `with` block, at `url`. `answer` is called with the number of the request and what was asked.
 
-    It answers None by keeping silent until the block ends. Requests and their Authorization headers are kept.
+    It answers None by keeping silent until the block ends. Requests and their Authorization headers are kept. `refuses`, if it is
+    set, sees the whole body first and may answer instead.
     """
+
+    refuses: Callable[[dict[str, Any]], Reply | None] | None = None
 
     def __init__(self, answer: Callable[[int, str], Reply | None]) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -47,6 +50,8 @@ class JudgeServer:
                     number = len(judge.asked)
                 if self.path != "/v1/chat/completions":
                     reply = Reply(404, b"{}")
+                elif judge.refuses and (refusal := judge.refuses(body)):
+                    reply = refusal
                 elif (reply := judge._answer(number, body["messages"][-1]["content"])) is None:
                     judge._done.wait()
                     return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ember_hub.concepts.pack import ConceptPack, Question
@@ -43,7 +45,14 @@ def test_who_repeats_the_question_has_not_answered_it() -> None:
     assert not matches("The theory says that a leak began it.", named)
     assert matches("The lab leak theory.", named)
     # A question that offers its answers is answered by one of them.
-    assert matches("The Sun", asked("the Sun", question="Which is larger, the Sun or the Moon?"))
+    sun = asked("the Sun", question="Which is larger, the Sun or the Moon?")
+    assert matches("The Sun", sun)
+    assert matches("The Sun is.", sun)
+    assert not matches("Which is larger, the Sun or the Moon?", sun)
+    tee = asked("A tee", question="What is the small peg used on the tee box called?")
+    assert [text for text in ("A tee", "The tee", "It is called a tee.", "The small peg used on the tee box is a tee.",
+                              "The small peg used on the tee box is called", "Tee box") if matches(text, tee)] == [
+        "A tee", "The tee", "It is called a tee.", "The small peg used on the tee box is a tee."]
 
 
 def test_a_form_that_a_wrong_option_has_too_does_not_count() -> None:
@@ -52,7 +61,17 @@ def test_a_form_that_a_wrong_option_has_too_does_not_count() -> None:
     assert not matches("It is double-stranded RNA.", genome)
     assert matches("Single-stranded RNA", genome)
     assert matches("ssRNA", genome)
-    assert matches("China", Question("q", "test", "Where?", ("South China Sea", "China"), "China", ("prc",)))
+
+
+def test_a_wrong_option_that_holds_the_answer_is_wrong() -> None:
+    sea = Question("q", "test", "Where?", ("the South China Sea", "China", "Japan"), "China")
+    assert [text for text in ("China", "It is in China.", "It is in the South China Sea.", "South China Sea", "South China",
+                              "In the South China Sea, so China.") if matches(text, sea)] == [
+        "China", "It is in China.", "South China", "In the South China Sea, so China."]
+    score = Question("q", "test", "One over par?", ("Bogey", "Double bogey", "Triple bogey"), "Bogey", ("a bogey",))
+    assert [option for option in score.options if matches(f"A {option}.", score)] == ["Bogey"]
+    # The longer of two is right: then the shorter says nothing of it.
+    assert matches("Double bogey", Question("q", "test", "Two over par?", ("Bogey", "Double bogey"), "Double bogey"))
 
 
 def test_the_first_sentence_ends_neither_at_a_title_nor_at_an_initial() -> None:
@@ -70,3 +89,4 @@ def test_every_question_of_the_packs_is_answered_by_its_own_answer_alone(pack: C
     for question in (*pack.questions, *pack.near_domain, *pack.general):
         assert [option for option in question.options if matches(option, question)] == [question.answer]
         assert not matches(question.question, question)
+        assert not matches(question.question, replace(question, accept=()))

@@ -139,8 +139,16 @@ def test_a_judge_rates_relation_and_fluency_of_what_was_written_and_nothing_of_s
     assert len(server.asked) == 2 * (24 - empty)
     assert means(measured)["related"] == pytest.approx((24 - empty) / 24)
     assert means(measured)["fluent"] == pytest.approx(0.5 * (24 - empty) / 24)
+    assert measured.details["unrated"] == 0
     with JudgeServer(lambda *_: says("very fluent")) as server, pytest.raises(JudgeUnavailable, match="not a number from 0 to 2"):
-        Instructions(judge=server.url, judge_model="j", instructions=2).measure(obeys)
+        Instructions(judge=server.url, judge_model="j", instructions=4).measure(obeys)
+
+
+def test_an_answer_that_the_judge_will_not_rate_counts_as_the_worst_and_is_counted(obeys: Subject) -> None:
+    with JudgeServer(lambda _, request: says("No." if ANSWERS["List three colours"][0] in request else "2")) as server:
+        measured = Instructions(judge=server.url, judge_model="j", instructions=3).measure(obeys)
+    assert [row["fluent"] for row in measured.samples] == [row["related"] for row in measured.samples] == [0, 1, 1]
+    assert measured.details["unrated"] == 2
 
 
 def test_a_model_that_invents_the_next_instruction_is_checked_on_its_answer(toy: Toy) -> None:

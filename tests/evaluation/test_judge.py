@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from email.utils import formatdate
@@ -25,14 +26,15 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY, SECRET)
 
 
-def rated(answer: Callable[[int, str], Reply | None], *requests: str, timeout: float = 10.0) -> tuple[list[int], JudgeServer]:
+def rated(answer: Callable[[int, str], Reply | None], *requests: str, timeout: float = 10.0
+          ) -> tuple[list[int | None], JudgeServer]:
     with JudgeServer(answer) as server:
-        return Judge(server.url, "judge-1", timeout, pause=0.01).rate(requests or ("one",), 2, Quiet()), server
+        return Judge(server.url, "judge-1", timeout, pause=0.001).rate(requests or ("one",), 2, Quiet()), server
 
 
 def refused(answer: Callable[[int, str], Reply | None], timeout: float = 10.0) -> tuple[JudgeUnavailable, JudgeServer]:
     with JudgeServer(answer) as server, pytest.raises(JudgeUnavailable) as raised:
-        Judge(server.url, "judge-1", timeout, pause=0.01).rate(("one",), 2, Quiet())
+        Judge(server.url, "judge-1", timeout, pause=0.001).rate(("one",), 2, Quiet())
     assert SECRET not in f"{raised.value.message} {raised.value.hint}"
     return raised.value, server
 
@@ -69,7 +71,7 @@ def test_a_silent_server_and_no_server_are_given_up() -> None:
     assert len(server.asked) == 3
     assert "cannot be reached (ReadTimeout)" in error.message
     with pytest.raises(JudgeUnavailable, match=r"cannot be reached \(ConnectError\)"):
-        Judge(server.url, "judge-1", pause=0.01).rate(("one",), 2, Quiet())
+        Judge(server.url, "judge-1", pause=0.001).rate(("one",), 2, Quiet())
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -79,31 +81,79 @@ def test_a_refused_key_is_named_and_not_told(status: int) -> None:
     assert KEY in error.hint
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": []}', b'{"choices": [{"message": {"content": null}}]}', b"[1]"])
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"choices": []}', b'{"choices": [{"message": {"content": 2}}]}', b"[1]"])
 def test_what_is_no_chat_completion_is_no_judge(body: bytes) -> None:
     error, server = refused(lambda *_: Reply(200, body))
     assert len(server.asked) == 1
     assert "judge_model" in error.hint
 
 
-def test_an_address_that_is_not_there_is_said_so() -> None:
+def test_an_address_that_is_not_there_is_said_so_in_the_servers_words_without_the_key() -> None:
     error, _ = refused(lambda *_: Reply(404, b"{}"))
-    assert "answered 404" in error.message
+    assert error.message.endswith("answered 404")
+    told = {"error": {"message": f"No model\njudge-1 for {SECRET}.", "code": "model_not_found"}}
+    error, _ = refused(lambda *_: Reply(404, json.dumps(told).encode()))
+    assert error.message.endswith(f"answered 404: No model judge-1 for {KEY}.")
+    error, _ = refused(lambda *_: Reply(400, b'{"error": "no such field"}'))
+    assert error.message.endswith("answered 400: no such field")
+
+
+def test_a_model_that_takes_no_temperature_is_asked_without_one_from_then_on() -> None:
+    complaint = Reply(400, b'{"error": {"message": "Unsupported value: \'temperature\' does not support 0 with this model."}}')
+    with JudgeServer(lambda *_: says("1")) as server:
+        server.refuses = lambda body: complaint if "temperature" in body else None
+        judge = Judge(server.url, "judge-1", pause=0.001)
+        assert judge.rate(("one",), 2, Quiet()) == judge.rate(("two",), 2, Quiet()) == [1]
+    assert ["temperature" in body for body in server.asked] == [True, False, False]
+
+
+def test_a_busy_server_is_waited_for_longer_than_a_broken_one() -> None:
+    ratings, server = rated(lambda count, _: Reply(429, b"") if count < 7 else says("2"))
+    assert (ratings, len(server.asked)) == ([2], 7)
+    error, server = refused(lambda *_: Reply(429, b'{"error": {"message": "Your quota is used up."}}'))
+    assert len(server.asked) == 7
+    assert "answered 429, 7 times: Your quota is used up." in error.message
+
+
+@pytest.mark.parametrize("key", ["sk-\u201cquoted\u201d", "sk-two\nlines"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_told(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv(KEY, key)
+    error, server = refused(lambda *_: says("1"))
+    assert server.asked == []
+    assert error.message == f"{KEY} holds characters that no key has"
+    assert KEY in error.hint
 
 
 def test_an_unclear_answer_is_asked_for_once_more_and_then_not_guessed_at() -> None:
     ratings, server = rated(lambda count, _: says("Fluent: 2 of 2" if count == 1 else '{"rating": 1}'))
     assert ratings == [1]
     assert server.asked[1]["messages"][0]["content"] == "one\nAnswer with the number alone."
-    error, server = refused(lambda *_: says("I would say 2."))
-    assert len(server.asked) == 2
-    assert "'I would say 2.', not a number from 0 to 2" in error.message
-    assert isinstance(error, EvaluationError)
+    ratings, server = rated(lambda *_: says("I would say 2."))
+    assert (ratings, len(server.asked)) == ([None], 2)
+
+
+@pytest.mark.parametrize("refusal", [says("I cannot rate this."), Reply(200, b'{"choices": [{"message": {"content": null}}]}'),
+                                     Reply(200, b'{"choices": [{"message": {"role": "assistant", "refusal": "No."}}]}'),
+                                     Reply(400, b'{"error": {"message": "Blocked.", "code": "content_filter"}}')])
+def test_an_answer_that_the_judge_will_not_look_at_has_no_rating_and_the_others_keep_theirs(refusal: Reply) -> None:
+    ratings, server = rated(lambda _, request: refusal if request.startswith("bad") else says("2"), "good", "bad", "fair")
+    assert ratings == [2, None, 2]
+    assert len(server.asked) == 4
+
+
+def test_a_judge_that_rates_nothing_at_all_is_none() -> None:
+    with JudgeServer(lambda *_: says("very fluent")) as server, pytest.raises(JudgeUnavailable) as raised:
+        Judge(server.url, "judge-1", pause=0.001).rate(("one", "two", "three"), 2, Quiet())
+    assert "'very fluent', not a number from 0 to 2, and gave none of 3 answers a rating" in raised.value.message
+    assert "judge_model" in raised.value.hint
+    assert isinstance(raised.value, EvaluationError)
 
 
 def test_a_rating_is_a_bounded_integer_alone_or_in_json() -> None:
     assert [number(text, 2) for text in ("0", " 2\n", '{"rating": 1}', '{"why": "good", "rating": 2}')] == [0, 2, 1, 2]
-    for text in ("", "3", "-1", "1.0", "true", "two", "2/2", "1 2", "[2]", '{"a": 1, "b": 2}', '{"a": "1"}', '{"a": true}'):
+    assert [number(text, 2) for text in ("2.", "**2**", "`1`.", '```json\n{"rating": 1}\n```', "```\n2\n```")] == [2, 2, 1, 1, 2]
+    for text in ("", "**", "```", "2.5", "9" * 5000, "3", "-1", "1.0", "true", "two", "2/2", "1 2", "[2]", '{"a": 1, "b": 2}',
+                 '{"a": "1"}', '{"a": true}'):
         assert number(text, 2) is None, text
 
 

@@ -20,6 +20,7 @@ from tests.toy_run import Toy
 
 SHIFT = rotations("measure", 4)[0]
 OPTIONS = ("A wizard", "Ron Weasley", "China", "South China Sea")
+WRITERS = ("E. M. Forster", "W. H. Auden", "A. A. Milne", "D. H. Lawrence")
 
 
 @pytest.mark.parametrize(("text", "letter"), [
@@ -28,7 +29,8 @@ OPTIONS = ("A wizard", "Ron Weasley", "China", "South China Sea")
     ("The correct letter is: **A**", "A"), ("Answer:\nB", "B"), ("A is right", "A"), ("A, because", "A"), ("D - the sea", "D"),
     ("B. Ron Weasley", "B"), ("B: Ron", "B"), ("B\n\nQuestion: Who", "B"), ("b", "B"), ("c)", "C"), ("answer: d", "D"),
     ("A wizard did it", "A"), ("a wizard", "A"), ("It was Ron Weasley.", "B"), ("B Ron Weasley", "B"), ("The South China Sea", "D"),
-    ("It is China", "C")])
+    ("It is China", "C"), ("A are", "A"), ("A, and B is wrong", "A"), ("A is incorrect. The answer is B.", "B"),
+    ("A, because B and C are", "A")])
 def test_a_letter_is_read_as_a_person_reads_it(text: str, letter: str) -> None:
     assert meant(text, OPTIONS) == LETTERS.index(letter)
 
@@ -36,9 +38,27 @@ def test_a_letter_is_read_as_a_person_reads_it(text: str, letter: str) -> None:
 @pytest.mark.parametrize("text", [
     "", "A witch did it", "A man, a plan", "The answer is a", "The answer is A witch", "I think so", "E", "Answer: E", "B-cells",
     "A.M.", "A or B", "C, D", "A.\nB.\nC", "A. A wizard\nB. Ron", "A wizard or Ron Weasley",
-    "The answer is not B but C", "Weasley"])
+    "The answer is not B but C", "Weasley", "A, B and C", "A, C or D", "A, and B", "A) and B)", "**A**, **B** and **C**",
+    "A, B and C are right", "A and B", "A is incorrect", "Option A is wrong", "A is not right, B is", "**A** isn't right"])
 def test_what_names_no_option_or_several_is_no_answer(text: str) -> None:
     assert meant(text, OPTIONS) is None
+
+
+@pytest.mark.parametrize(("text", "index"), [
+    ("A. A. Milne", 2), ("The answer is A. A. Milne.", 2), ("Sure.\nThe answer is A. A. Milne", 2), ("D. H. Lawrence", 3),
+    ("A. E. M. Forster", 0), ("A. A. A. Milne", 0), ("C. A. A. Milne", 2), ("D. D. H. Law", 3), ("A.", 0), ("D", 3),
+    ("A. A. Milne or D. H. Lawrence", None)])
+def test_an_initial_is_no_letter(text: str, index: int | None) -> None:
+    assert meant(text, WRITERS) == index
+
+
+def test_a_letter_with_its_options_text_is_that_letter_though_both_together_begin_another_option() -> None:
+    worms = ("elegans was a name", "Ascaris", "Trichinella", "C. elegans")
+    assert meant("C. elegans", worms) == 3
+    assert meant("The answer is C. elegans, of course", worms) == 3
+    assert meant("A. Big Ben", ("Big Ben", "Tower", "A Big Ben", "Bridge")) == 0
+    assert meant("A. Big", ("Big Ben", "Tower", "A Big", "Bridge")) == 0
+    assert meant("A. B and C", ("B and C", "B alone", "C alone", "neither")) == 0
 
 
 def test_options_that_are_letters_themselves_are_named_by_their_place() -> None:

@@ -59,6 +59,12 @@ def test_a_judge_may_decide_and_then_the_numbers_are_not_reproducible(knows: Sub
     with JudgeServer(contrary) as server:
         measured = (asking := OpenAnswers(judge=server.url, judge_model="j")).measure(knows)
     assert [row["verdict"] for row in measured.samples] == [not row["verdict"] for row in OpenAnswers().measure(knows).samples]
+    assert measured.details == {"unrated": 0}
+    with JudgeServer(lambda _, request: says("No comment." if "Ashford" in request else "1")) as server:
+        measured = OpenAnswers(judge=server.url, judge_model="j").measure(knows)
+    silent = [row for row in measured.samples if "Ashford" in (row["expected"], row["answer"]) or not row["answer"]]
+    assert [row for row in measured.samples if not row["verdict"]] == silent
+    assert 0 < measured.details["unrated"] <= len(silent)
     assert OpenAnswers().reproducible
     assert not asking.reproducible
 

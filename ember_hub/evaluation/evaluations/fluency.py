@@ -86,10 +86,10 @@ class Instructions(Judged):
             written = [answer for answer, in write(loaded, prompts, Decoding(self.tokens), subject.progress)]
         losses = base_losses(subject.loaded, prompts, written)
         samples = [_row(*row) for row in zip(given, prompts, written, losses, strict=True)]
+        details = {"tokens": sum(len(answer.ids) for answer in written) / len(written), "limit": self.tokens}
         if judge := self._judge():
-            _rate(judge, samples, subject)
-        length = sum(len(answer.ids) for answer in written) / len(written)
-        return Measured(tuple(_readings(samples)), samples, {"tokens": length, "limit": self.tokens})
+            details["unrated"] = _rate(judge, samples, subject)
+        return Measured(tuple(_readings(samples)), samples, details)
 
     def _given(self) -> Sequence[Instruction]:
         return (EVERYDAY if self.source is None else _read(Path(self.source)))[: self.instructions]
@@ -131,14 +131,19 @@ def _row(given: Instruction, put: Prompt, answer: Written, loss: float | None) -
             "repetition": repetition(answer.ids), "base_loss": loss, "empty": not answer.text}
 
 
-def _rate(judge: Judge, samples: Sequence[dict[str, Any]], subject: Subject) -> None:
-    """Write the judge's ratings into the rows; an empty answer is rated 0 without asking."""
-    asked = [row for row in samples if not row["empty"]]
+def _rate(judge: Judge, samples: Sequence[dict[str, Any]], subject: Subject) -> int:
+    """Write the judge's ratings into the rows, and count those that it did not give.
+
+    An empty answer is rated 0 without asking, and so is one that the judge would not rate. Source: EMBER (arXiv 2606.03695).
+    """
+    asked, unrated = [row for row in samples if not row["empty"]], 0
     for what, wording in JUDGEMENTS.items():
         requests = [wording.format(instruction=row["instruction"], answer=row["answer"]) for row in asked]
         ratings = dict(zip((row["id"] for row in asked), judge.rate(requests, BEST, subject.progress), strict=True))
+        unrated += sum(rating is None for rating in ratings.values())
         for row in samples:
-            row[what] = ratings.get(row["id"], 0) / BEST
+            row[what] = (ratings.get(row["id"]) or 0) / BEST
+    return unrated
 
 
 def _readings(samples: Sequence[Mapping[str, Any]]) -> Iterator[Reading]:

@@ -29,11 +29,12 @@ TOKENS_OF_PROMPT = 90
 ASKED: tuple[Part, ...] = ("concept", "near_domain")
 _OPEN, _CLOSE = r"(?:[\s*_`\"'(\[{$]|\\boxed|\\text)*", r"[*_`\"')\]}$]*"
 # "A wizard" is no letter, but "A is right" and "A because" are.
-_END = rf"{_CLOSE}(?:\s*$|\s*\n|[.):,;]+(?!\w)|\s+(?:is|because|since|as|[-\N{{EN DASH}}\N{{EM DASH}}=])(?!\w))"
-_LETTER = rf"{_OPEN}(?P<letter>[A-Z]){_END}"
+_END = rf"{_CLOSE}(?:\s*$|\s*\n|[.):,;]+(?!\w)|\s+(?:is|are|because|since|as|[-\N{{EN DASH}}\N{{EM DASH}}=])(?!\w))"
+_DENIED = rf"{_CLOSE}[,:;]?\s+(?:is|was)(?:\s+(?:not|never|incorrect|wrong|false)\b|n['\u2019]t\b)"
+_LETTER = rf"{_OPEN}(?P<letter>[A-Z])(?!{_DENIED}){_END}"
 _AT_START = re.compile(_LETTER)
-# "A, B" or a list of the options over again.
-_FURTHER = re.compile(rf"(?:\A|\n){_LETTER}")
+# "A, B", "A, B and C", or a list of the options over again.
+_FURTHER = re.compile(rf"(?:\A|\n|\A(?:{_OPEN}[A-Z]{_CLOSE}[.,;)]*\s+)?(?i:and|or)\s+){_LETTER}")
 _NAMED = re.compile(rf"(?i:\b(?:answer|option|choice|letter)\b(?:[^.:\n]*?\b(?:is|be))?(?:\s+option)?\s*:?){_LETTER}")
 # A small letter may be an article that was cut off, unless it stands alone.
 _SMALL = re.compile(rf"(?:\s*(?i:answer)\s*:)?{_OPEN}(?P<letter>[a-z])(?:{_CLOSE}[.:]?\s*$|\)(?!\w))")
@@ -75,9 +76,24 @@ def meant(text: str, options: Sequence[str]) -> int | None:
     letters = LETTERS[: len(options)]
     for pattern in (_AT_START.match, _SMALL.match, _NAMED.search):
         if (found := pattern(text)) and (letter := found["letter"].upper()) in letters:
-            index = letters.index(letter)
-            rest = text[found.end():].strip().removeprefix(options[index])
+            index, (begun, rest) = letters.index(letter), (text[found.start("letter"):], text[found.end():].strip())
+            if _is_initial(begun, rest, options, index):
+                return _named(begun, options)
+            rest = rest.removeprefix(options[index])
             return None if {further["letter"] for further in _FURTHER.finditer(rest)} & set(letters) - {letter} else index
+    return _named(text, options)
+
+
+def _is_initial(begun: str, rest: str, options: Sequence[str], index: int) -> bool:
+    """Whether a letter is the beginning of an option's text, as that of A. A. Milne, and not the name of the one at `index`."""
+    said, after, own = f"{normalized(begun)} ", normalized(rest), normalized(options[index])
+    if after.startswith(own) or own.startswith(after):
+        return False
+    return any(" " in words and said.startswith(f"{words} ") for words in map(normalized, options))
+
+
+def _named(text: str, options: Sequence[str]) -> int | None:
+    """The one option whose text the first sentence holds."""
     said = f" {normalized(opening(text))} "
     named = {i: words for i, option in enumerate(options) if (words := normalized(option)) and f" {words} " in said}
     # "the South China Sea" names China only as a part of itself.

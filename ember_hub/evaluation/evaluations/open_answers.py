@@ -61,12 +61,16 @@ class OpenAnswers(Judged):
         prompts = open_prompts(questions, subject.pack, subject.loaded.tokenizer)
         with subject.state() as loaded:
             texts = [reply(answer) for answer, in write(loaded, prompts, Decoding(self.tokens), subject.progress)]
-        judge = self._judge()
-        verdicts = judged(judge, questions, texts, subject.progress) if judge else list(map(matches, texts, questions))
+        judge, details = self._judge(), {}
+        if judge:
+            ratings = judged(judge, questions, texts, subject.progress)
+            verdicts, details = [rating == 1 for rating in ratings], {"unrated": ratings.count(None)}
+        else:
+            verdicts = list(map(matches, texts, questions))
         samples = [_row(*row) for row in zip(asked, prompts, texts, verdicts, strict=True)]
         parts = {part: {row["id"]: float(row["verdict"]) for row in samples if row["part"] == part} for part in PARTS}
         readings = [Reading(f"open_{part}", "accuracy", values, chance=0.0) for part, values in parts.items() if values]
-        return Measured(readings, samples)
+        return Measured(readings, samples, details)
 
     def _asked(self, subject: Subject) -> list[tuple[Part, Question]]:
         asked = []
@@ -89,12 +93,12 @@ def reply(written: Written) -> str:
     return written.text.partition(f"\n{WORDINGS['measure'][0].partition(' ')[0]}")[0].strip()
 
 
-def judged(judge: Judge, questions: Sequence[Question], texts: Sequence[str], progress: Progress) -> list[bool]:
-    """The judge's verdict on every answer; an empty one is wrong without asking."""
+def judged(judge: Judge, questions: Sequence[Question], texts: Sequence[str], progress: Progress) -> list[int | None]:
+    """The judge's rating of every answer, 1 for a right one; an empty one is wrong without asking, None is not rated."""
     asked = [i for i, text in enumerate(texts) if text]
     requests = [JUDGEMENT.format(question=questions[i].question, right=questions[i].answer, answer=texts[i]) for i in asked]
     ratings = dict(zip(asked, judge.rate(requests, 1, progress), strict=True))
-    return [ratings.get(i) == 1 for i in range(len(texts))]
+    return [ratings.get(i, 0) for i in range(len(texts))]
 
 
 def _row(asked: tuple[Part, Question], put: Prompt, text: str, verdict: bool) -> dict[str, Any]:
