@@ -123,9 +123,17 @@ def test_a_question_whose_right_answer_is_listed_twice_is_left_out(tmp_path: Pat
     assert [q.id for q in questions_of(str(write(tmp_path / "q.jsonl", [ROWS[0], twice, ROWS[2]])))] == ["counting/1", "counting/3"]
 
 
+def test_a_file_needs_no_subjects_and_may_have_numbers_for_choices(tmp_path: Path) -> None:
+    row = {"question": "Which?", "choices": [7, 0.5, 9, "10"], "answer": 1}
+    question, = questions_of(str(write(tmp_path / "q.jsonl", [row])))
+    assert (question.id, question.options, question.answer) == ("mmlu/1", ("7", "0.5", "9", "10"), "0.5")
+
+
 @pytest.mark.parametrize(("row", "says"), [
     ({"question": "Who?", "choices": ["a", "b", "c", "d"]}, "row 2: not a question (KeyError('answer'))"),
     (ROWS[0] | {"answer": "B"}, "row 2: not a question (ValueError(\"4 choices, and 'B' is the answer\"))"),
+    (ROWS[0] | {"choices": "abcd"}, "row 2: not a question (ValueError(\"'abcd' are no choices\"))"),
+    (ROWS[0] | {"choices": ["a", "b", "c", None]}, "row 2: not a question (ValueError(\"['a', 'b', 'c', None] are no choices\"))"),
     (ROWS[0] | {"choices": ["a", "b"]}, "row 2: not a question (ValueError('2 choices, and 0 is the answer'))"),
 ])
 def test_what_is_no_question_is_named_by_its_row(row: dict, says: str, pack: ConceptPack, tmp_path: Path) -> None:
@@ -164,17 +172,27 @@ def test_a_dataset_is_missing_unless_the_hub_or_the_cache_has_it(hub, hub_enviro
     (repository / "README.md").write_text("---\nconfigs: [{config_name: all, data_files: [{split: test, path: all/test*}]}]\n---\n")
     write(repository / "all/test.jsonl", ROWS)
     hub.add_repo("lab/mmlu", repository, kind="datasets")
+    for name, file, text in (("scripted", "scripted.py", "pass\n"), ("broken", "all/test.jsonl", '{"question": "Who?"}\n{"que')):
+        (tmp_path / name / "all").mkdir(parents=True)
+        (tmp_path / name / "README.md").write_text("" if name == "scripted" else (repository / "README.md").read_text())
+        (tmp_path / name / file).write_text(text)
+        hub.add_repo(f"lab/{name}", tmp_path / name, kind="datasets")
 
     def asked(*names: str, **environment: str) -> list[str]:
         """Why each is missing, and how many questions the others hold, from a process of its own."""
-        script = ("import sys\nfrom ember_hub.evaluation.evaluations.mmlu import Mmlu, questions_of\n"
-                  "for name in sys.argv[1:]:\n    print(Mmlu(source=name).missing(None) or len(questions_of(name)))")
+        script = ("import sys\nfrom ember_hub.errors import EvaluationError\n"
+                  "from ember_hub.evaluation.evaluations.mmlu import Mmlu, questions_of\n"
+                  "for name in sys.argv[1:]:\n"
+                  "    try:\n        print(Mmlu(source=name).missing(None) or len(questions_of(name)))\n"
+                  "    except EvaluationError as error:\n        print(error.message)")
         done = subprocess.run([sys.executable, "-c", script, *names], capture_output=True, text=True, check=True,
                               env=os.environ | hub_environment | environment)
         return done.stdout.splitlines()
 
-    found, unknown = asked("lab/mmlu", "lab/none")
+    found, unknown, scripted, broken = asked("lab/mmlu", "lab/none", "lab/scripted", "lab/broken")
     assert found == "12"
+    assert scripted == "lab/scripted cannot be read: Dataset scripts are no longer supported, but found scripted.py"
+    assert broken.startswith("lab/broken cannot be read: ")
     assert "the Hub answers 401 for the dataset lab/none" in unknown
     cached, unknown = asked("lab/mmlu", "lab/none", HF_HUB_OFFLINE="1")
     assert cached == "12"

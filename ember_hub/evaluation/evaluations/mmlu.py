@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
@@ -123,26 +123,27 @@ def questions_of(source: str) -> tuple[Question, ...]:
         raise EvaluationError(f"{source} cannot be read: {first_line(error)}", hint=_FROM_FILE) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EvaluationError(f"{source}, row {rows + 1}: not a question ({error!r})",
-                              hint='a row has "question", "choices" (four texts), "answer" (index of the right one), "subject"'
-                              ) from error
+                              hint='a row has "question", "choices" (four texts), "answer" (index of the right one), and may '
+                                   'have "subject"') from error
     if not found:
         raise EvaluationError(f"{source} holds no question", hint=_FROM_FILE)
     return tuple(found)
 
 
 def _question(row: Mapping[str, Any], number: int) -> Question:
-    options, right = tuple(row["choices"]), row["answer"]
-    if len(options) != OPTIONS or right not in range(OPTIONS):
-        raise ValueError(f"{len(options)} choices, and {right!r} is the answer")
-    return Question(id=f"{row['subject']}/{number}", split="test", question=row["question"].strip(), options=options,
+    choices, right = row["choices"], row["answer"]
+    if not isinstance(choices, list) or not all(type(choice) in (str, int, float) and str(choice).strip() for choice in choices):
+        raise ValueError(f"{choices!r} are no choices")
+    if len(choices) != OPTIONS or right not in range(OPTIONS):
+        raise ValueError(f"{len(choices)} choices, and {right!r} is the answer")
+    options = tuple(map(str, choices))
+    return Question(id=f"{row.get('subject', 'mmlu')}/{number}", split="test", question=row["question"].strip(), options=options,
                     answer=options[right])
 
 
 def _rows(source: str) -> Iterator[Mapping[str, Any]]:
     if not _is_file(source):
-        import datasets
-
-        yield from datasets.load_dataset(source, "all", split="test")
+        yield from _dataset(source)
         return
     for file in _files(Path(source).expanduser()):
         if file.suffix == ".jsonl":
@@ -150,6 +151,17 @@ def _rows(source: str) -> Iterator[Mapping[str, Any]]:
                 yield from (json.loads(line) for line in lines if line.strip())
         else:
             yield from _table(file)
+
+
+def _dataset(source: str) -> Iterable[Mapping[str, Any]]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return datasets.load_dataset(source, "all", split="test")
+    except (RuntimeError, ValueError, DatasetsError) as error:
+        # What went wrong while a table was made is told by the cause alone.
+        raise EvaluationError(f"{source} cannot be read: {first_line(error.__cause__ or error)}", hint=_FROM_FILE) from error
 
 
 def _table(file: Path) -> list[Mapping[str, Any]]:
