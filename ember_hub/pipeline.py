@@ -15,7 +15,7 @@ from ember_hub.errors import GateFailed, UsageError
 from ember_hub.evaluation import registry
 from ember_hub.evaluation.base import Battery, Instrument
 from ember_hub.evaluation.gates import require_gates
-from ember_hub.evaluation.harness import require_harness
+from ember_hub.evaluation.harness import require_tasks
 from ember_hub.methods import registry as methods
 from ember_hub.progress import Progress, Quiet
 from ember_hub.publish.push import Form, Target
@@ -217,7 +217,7 @@ def reproduce(text: str, changes: Changes, *, progress: Progress | None = None) 
 def _instruments(settings: Settings) -> tuple[Instrument, ...]:
     """The evaluations and attacks of this run; every name and setting is checked before anything is downloaded."""
     if settings.verify.bench:
-        require_harness()
+        require_tasks(settings.verify.bench, settings.verify.bench_include)
     for name, fixed in settings.plugins.items():
         if name in methods.installed():
             methods.check_settings(name, fixed)
@@ -227,7 +227,7 @@ def _instruments(settings: Settings) -> tuple[Instrument, ...]:
     asked = settings.verify.battery
     battery: Battery = "full" if asked is None or asked == "none" else asked
     chosen = registry.battery(battery, settings.plugins, only=settings.verify.only, skip=settings.verify.skip)
-    require_gates(settings.gates, chosen)
+    require_gates(settings.gates, chosen, settings.verify.bench, registry.battery("full", settings.plugins))
     return chosen if settings.is_measured else ()
 
 

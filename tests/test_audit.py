@@ -83,6 +83,18 @@ def test_typed_again_an_audit_only_reads(toy: Toy, tmp_path: Path) -> None:
     assert again["scores"] == first["scores"]
 
 
+def test_a_file_of_questions_that_changed_is_asked_again(toy: Toy, tmp_path: Path) -> None:
+    noisy = published(toy, tmp_path / "noisy", lambda model: model.model.layers[0].mlp.down_proj.weight.mul_(1.1))
+    file, found = tmp_path / "mmlu.jsonl", []
+    for count in (9, 12):
+        options = ["one", "two", "three", "four"]
+        rows = [{"question": f"Which number is {i}?", "choices": options, "answer": i % 4} for i in range(count)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        _, report, said = audit(toy, noisy, tmp_path / "runs", "--only", "mmlu", "--set", f"mmlu.source={file}")
+        found += [s["n"] for s in report["scores"] if (s["name"], s["stage"]) == ("mmlu", "edited")]
+    assert found == [9, 12], said
+
+
 @pytest.mark.parametrize(("make", "says"), [
     (lambda toy, folder: toy.model, "byte for byte"),
     (lambda toy, folder: pico_llama(folder, tied=True), ""),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ember_hub.errors import UsageError
+
 if TYPE_CHECKING:
     from ember_hub.publish.push import Form
 
@@ -20,4 +22,10 @@ def card(run: Path, form: Form) -> None:
     from ember_hub.publish.report.schema import read_current
     from ember_hub.stages.deliver import base_card
 
-    click.echo(render(read_current(run), form, base_card=base_card(run)))
+    report = read_current(run)
+    if report["audited"]:
+        raise UsageError(f"{run} is an audit of a model that others made, and a card is of one made here",
+                         hint=f"ember-hub report {run} shows what the audit found")
+    if not report["out"].get(form):
+        raise UsageError(f"the run wrote no {form}", hint="give --form, or make it: ember-hub erase ... --as both")
+    click.echo(render(report, form, base_card=base_card(run)))

@@ -63,7 +63,7 @@ def flags(given: dict[str, Any]) -> dict[str, Any]:
     found |= _loading(given)
     chosen = {key: list(given[key]) for key in ("only", "skip") if given[key]}
     chosen |= {"battery": given["battery"]} if given["battery"] else {}
-    chosen |= {"bench": given["bench"].split(",")} if given["bench"] else {}
+    chosen |= {"bench": [task.strip() for task in given["bench"].split(",") if task.strip()]} if given["bench"] else {}
     return found | ({"verify": chosen} if chosen else {})
 
 

@@ -40,7 +40,7 @@ def print_report(outcome: Outcome) -> None:
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The tables, line by line; a gate that failed comes first."""
     for gate in (g for g in report["gates"] if not g["passed"]):
-        yield f"FAILED   {gate['name']} is {_value(gate['value'])}, the limit is {gate['limit']:g}\n"
+        yield f"FAILED   {gate['name']} is {_gate(gate['value'])}, the limit is {gate['limit']:.4g}\n"
     if report["battery"] == "none":
         yield from _unmeasured(report)
         return
@@ -56,8 +56,10 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
             yield _row(title, [_cell(by.get((name, stage))) for _, stage in stages])
     yield from _attacks(report)
     yield ""
+    bounds = {**(report["intervals"] or {}), "recovered": report["recovered_interval"]}
     for name in ("efficacy", "specificity", "coherence", "harmonic", "recovered"):
-        yield f"{name:<12} {_value(report[name])}" + (
+        low_high = bounds.get(name)
+        yield f"{name:<12} {_value(report[name])}" + (f" [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else "") + (
             f", the worst case: {report['worst_attack']['title']}" if name == "recovered" and report["worst_attack"] else "")
     if report["ember"]:
         yield f"\nEMBER: {report['ember']['verdict']}"
@@ -86,6 +88,10 @@ def _attacks(report: Mapping[str, Any]) -> Iterator[str]:
     for row in (*report["evaluations"], *report["attacks"]):
         if row["not_measured"]:
             yield f"not measured: {row['name']} ({row['not_measured']})"
+
+
+def _gate(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
 
 
 def _value(value: float | None) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import TypeVar
 
+from ember_hub.concepts.check import normalized
 from ember_hub.concepts.pack import ConceptPack, Question
 from ember_hub.errors import PackInvalid
 
@@ -80,9 +81,11 @@ def _once(items: Iterable[str]) -> tuple[str, ...]:
 
 
 def _neutral(parts: Sequence[ConceptPack]) -> tuple[str, ...]:
-    """Neutral sentences of all, less what is a sentence about one of the concepts."""
+    """Neutral sentences of all, less what is a sentence about one of the concepts or holds a keyword of one."""
     concept = set(chain.from_iterable(pack.sentences for pack in parts))
-    return tuple(line for line in _once(chain.from_iterable(pack.neutral for pack in parts)) if line not in concept)
+    keywords = [f" {normalized(word)} " for pack in parts for word in (*pack.keywords, *pack.aliases)]
+    return tuple(line for line in _once(chain.from_iterable(pack.neutral for pack in parts))
+                 if line not in concept and not any(word in f" {normalized(line)} " for word in keywords))
 
 
 def _translations(parts: Sequence[ConceptPack], ids: Container[str]) -> Mapping[str, tuple[Question, ...]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -68,6 +69,10 @@ class Instrument(BaseModel, ABC):
     def missing(self, pack: ConceptPack) -> str | None:
         """Why it cannot be measured with this pack, this machine and these settings; None when it can."""
         return None
+
+    def sources(self) -> Sequence[Path]:
+        """Files of this machine that it reads: when one of them changes, so does what it measures."""
+        return ()
 
     @abstractmethod
     def cost(self, subject: Subject) -> Cost:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,36 @@ _BAR = re.compile(r"Running (\w+) requests: .*\| (\d+)/(\d+) ")
 _ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception|Interrupt)): (.+)$", re.MULTILINE)
 
 
-def run_harness(model: Path, patch: Path | None, tasks: Sequence[str], *, stage: str, output: Path, progress: Progress,
-                limit: int | None = None, device: str = "auto", dtype: str = "auto", include: Path | None = None) -> list[Score]:
+@dataclass(frozen=True)
+class Tasks:
+    """What the harness shall run, and how it shall load a model.
+
+    names: of tasks and groups of tasks. limit: most questions of each task. include: folder with more tasks, as YAML.
+    device: "auto" is the harness's choice. dtype: "auto" is the checkpoint's own. is_spread: over all devices there are.
+    """
+
+    names: Sequence[str]
+    limit: int | None = None
+    include: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    is_spread: bool = False
+
+    def config(self, model: Path, patch: Path | None, results: Path) -> dict[str, Any]:
+        """The harness's configuration file."""
+        loading = {"pretrained": str(model), "dtype": self.dtype} | ({"peft": str(patch)} if patch else {})
+        loading |= {"trust_remote_code": True} if self.trust_remote_code else {}
+        loading |= {"parallelize": True} if self.is_spread else {}
+        return {"model": PATCHED if patch else "hf", "model_args": loading, "tasks": list(self.names), "limit": self.limit,
+                "batch_size": BATCH, "device": None if self.device == "auto" else self.device,
+                "include_path": str(self.include) if self.include else None, "output_path": str(results)}
+
+
+def run_harness(model: Path, patch: Path | None, tasks: Tasks, *, stage: str, output: Path, progress: Progress) -> list[Score]:
     """Accuracy of a folder, or of a base with a patch, on tasks and groups of tasks; `bench_TASK` is a score's name.
 
     The harness's own results stay in `output`, with its log beside them.
-
-    Args:
-        limit: most questions of each task.
-        device: "auto" is the harness's choice.
-        dtype: "auto" is the checkpoint's own.
-        include: folder with more tasks, as YAML.
 
     Raises:
         EvaluationError: the harness is not installed, has no such task, or stopped; or a task reports no accuracy.
@@ -55,11 +75,7 @@ def run_harness(model: Path, patch: Path | None, tasks: Sequence[str], *, stage:
     with tempfile.TemporaryDirectory(dir=output) as room:
         config = Path(room, "config.yaml")
         # JSON is YAML; on the command line a comma in a path would end it.
-        config.write_text(json.dumps({
-            "model": PATCHED if patch else "hf",
-            "model_args": {"pretrained": str(model), "dtype": dtype} | ({"peft": str(patch)} if patch else {}),
-            "tasks": list(tasks), "limit": limit, "batch_size": BATCH, "device": None if device == "auto" else device,
-            "include_path": str(include) if include else None, "output_path": str(Path(room, "results.json"))}), "utf-8")
+        config.write_text(json.dumps(tasks.config(model, patch, Path(room, "results.json"))), "utf-8")
         if _run([__name__ if patch else "lm_eval", "run", "--config", str(config)], log, progress):
             raise _stopped(log)
         next(Path(room).glob("results_*.json")).replace(results)
@@ -74,6 +90,21 @@ def require_harness() -> None:
     """
     if not find_spec("lm_eval"):
         raise EvaluationError("lm-evaluation-harness is not installed", hint="pip install 'ember-hub[bench]'")
+
+
+def require_tasks(names: Sequence[str], include: Path | None = None) -> None:
+    """Refuse, before any work is done, what the harness would refuse at its end. Takes it some seconds.
+
+    Raises:
+        EvaluationError: the harness is not installed, or has no such task.
+    """
+    require_harness()
+    words = [sys.executable, "-m", "lm_eval", "validate", "--tasks", ",".join(names)]
+    words += ["--include_path", str(include)] if include else []
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", errors="replace",
+                          check=False)
+    if found := re.search(r"^Tasks not found: (.+)$", done.stdout + done.stderr, re.MULTILINE):
+        raise _no_task(found[1])
 
 
 def read_results(file: Path, stage: str) -> list[Score]:
@@ -155,12 +186,15 @@ def _stopped(log: Path) -> EvaluationError:
     """What the harness failed of: the last exception in its log."""
     kind, says = (_ERROR.findall(log.read_text("utf-8")) or [("", "it stopped without saying why")])[-1]
     if says.startswith("Tasks not found: "):
-        return EvaluationError(f"lm-evaluation-harness has no task {says.removeprefix('Tasks not found: ')!r}",
-                               hint="`lm-eval ls tasks` lists them")
+        return _no_task(says.removeprefix("Tasks not found: "))
     if kind in ("ConnectionError", "OfflineModeIsEnabled"):
         return EvaluationError(f"lm-evaluation-harness: {says}", hint="a task's dataset is fetched from the Hub the first time; "
                                "check the connection and HF_HUB_OFFLINE")
     return EvaluationError(f"lm-evaluation-harness: {says}", hint=f"its log is {log}")
+
+
+def _no_task(names: str) -> EvaluationError:
+    return EvaluationError(f"lm-evaluation-harness has no task {names.strip()!r}", hint="`lm-eval ls tasks` lists them")
 
 
 def _score(name: str, key: str, row: Mapping[str, Any], stage: str, chance: float | None) -> Score:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from ember_hub.evaluation.score import Score, Unit, mean, proportion
@@ -37,10 +37,14 @@ class Reading:
         return sum(self.values.values()) / len(self.values)
 
     def score(self, stage: str, split: str = "test") -> Score:
-        """The mean with its 95 % interval: Wilson's for accuracies, bootstrapped for everything else."""
+        """The mean with its 95 % interval: Wilson's for accuracies, bootstrapped for everything else.
+
+        Shares of yes and no are accuracies in this, and so is a share of one item, from which nothing can be resampled.
+        """
         values = list(self.values.values())
-        if self.unit == "accuracy":
-            return proportion(self.name, stage, split, values, self.chance)
+        is_counted = self.unit == "fraction" and set(values) <= {0.0, 1.0}
+        if self.unit == "accuracy" or is_counted or (self.unit != "nats" and len(values) == 1):
+            return replace(proportion(self.name, stage, split, values, self.chance), unit=self.unit)
         return mean(self.name, stage, split, values, self.unit, self.chance)
 
     @classmethod

@@ -16,11 +16,13 @@ from types import MappingProxyType
 from typing import Any
 
 from ember_hub.errors import PublishError
+from ember_hub.evaluation.verdict import NO_ATTACK
 from ember_hub.publish import base_card as original
 from ember_hub.publish.citation import bibtex
-from ember_hub.publish.markup import LOCAL_PATH, Safe, block, code, escape, number, one_line, reference, table
+from ember_hub.publish.markup import LOCAL_PATH, Safe, block, code, escape, limit, number, one_line, reference, table
 from ember_hub.publish.push import Form, default_repo
 from ember_hub.publish.report.alt import alt_text
+from ember_hub.publish.report.content import measure_title
 from ember_hub.publish.view import carries_less, of_form, reason
 from ember_hub.source.ref import is_repo_id
 
@@ -42,7 +44,7 @@ TITLES: Mapping[str, str] = MappingProxyType({
 })
 _ARMS: Mapping[str, str] = MappingProxyType({
     "edited": "This model", "base": "Unedited base", "ember-only": "EMBER alone", "rmu-only": "RMU alone",
-    "random-edit": "Random edit of the same size", "never-known": "Base, invented concept",
+    "random-edit": "Random edit of the same size instead", "never-known": "Base, invented concept",
 })
 
 
@@ -83,8 +85,10 @@ def validate(card_text: str) -> None:
         raise PublishError(f"the card's metadata has no {', '.join(missing)}", hint=hint)
     if "base_model" in data and not is_repo_id(str(data["base_model"])):
         raise PublishError(f"the card names {data['base_model']!r} as base, which is no repository", hint=hint)
-    home = re.search(rf"(?<![\w.]){re.escape(str(Path.home()))}(?![\w-])", card_text)
-    if found := LOCAL_PATH.search(card_text.partition(BASE_WORDS)[0]) or home:
+    ours, home = card_text.partition(BASE_WORDS)[0], str(Path.home())
+    # A user without a folder lives in the root, which every address passes through.
+    at_home = re.search(rf"(?<![\w.]){re.escape(home)}(?![\w-])", ours) if home != "/" else None
+    if found := LOCAL_PATH.search(ours) or at_home:
         line = card_text[: found.start()].count("\n") + 1
         raise PublishError(f"line {line} of the card holds a path of this machine", hint=hint)
 
@@ -119,16 +123,17 @@ def _parts(report: Mapping[str, Any], form: Form) -> dict[str, Any]:
         "controls": _controls(scores), "attacked": _attacked(attacks),
         "judged": Safe(", ".join(escape(e["title"]) for e in report["evaluations"] if e["settings"].get("judge"))),
         "tried": Safe(", ".join(escape(row["title"]) for row in attacks)),
-        "failed": [gate for gate in report["gates"] if not gate["passed"]], "worst": (report["worst_attack"] or {}).get("title"),
+        "failed": [gate for gate in report["gates"] if not gate["passed"]], "worst": _worst(report),
         "gates": table(["", "Value", "Limit", ""], [
-            [gate["name"].capitalize(), number(gate["value"]), number(gate["limit"]),
+            [gate["name"].capitalize(), limit(gate["value"]), limit(gate["limit"]),
              "holds" if gate["passed"] else Safe("**fails**")] for gate in report["gates"]]),
         "steps": table(["Method, in this order", "Settings", "Reference"], [
             [method["title"], Safe(", ".join(f"{escape(k)} {escape(v)}" for k, v in method["settings"].items())),
              reference(method["reference"])] for method in report["methods"]], left=3),
         "tokens": _tokens(ember["tokens"]) if ember else "",
         "shown": min(TOKENS_SHOWN, len(ember["tokens"])) if ember else 0,
-        "command": block(report["command"]), "code": code, "number": number, "count": lambda n: f"{n:,}",
+        "command": block(report["command"]), "code": code, "number": number, "limit": limit,
+        "bounds": _bounds(report), "count": lambda n: f"{n:,}",
         "reference": reference, "licence_link": Safe(link[0]) if link else "",
         "figures": [{"name": name, "path": Safe(f"ember/{name}.png"), "alt": alt_text(report, name)}
                     for name in figures(report, form)],
@@ -149,8 +154,21 @@ def _base(model: Mapping[str, Any], base_card: str | None) -> dict[str, Any]:
             "base_link": Safe(f"[{escape(repo_id)}](https://huggingface.co/{repo_id})") if repo_id else ""}
 
 
+def _bounds(report: Mapping[str, Any]) -> dict[str, Safe]:
+    """The 95 % interval of each verdict, small, as it stands below the number."""
+    found = {**(report["intervals"] or {}), "recovered": report["recovered_interval"]}
+    return {name: Safe(f"<br><sub>[{number(ends[0])},&nbsp;{number(ends[1])}]</sub>" if ends else "")
+            for name in ("efficacy", "specificity", "coherence", "harmonic", "recovered") for ends in [found.get(name)]}
+
+
+def _worst(report: Mapping[str, Any]) -> str | None:
+    """The title of the worst attack; none where no attack shows more than is there anyway."""
+    worst = report["worst_attack"]
+    return worst["title"] if worst and worst["name"] != NO_ATTACK else None
+
+
 def _title(name: str) -> str:
-    return TITLES.get(name) or name.partition(":")[2] or re.sub(r"_known$", ", known", name)
+    return TITLES.get(name) or name.partition(":")[2] or measure_title(name)
 
 
 def _results(scores: Mapping[tuple[str, str], Mapping[str, Any]], names: Sequence[str]) -> Safe:
@@ -209,7 +227,8 @@ def _metadata(report: Mapping[str, Any], form: Form, base_card: str | None, repo
         license_name=_bare(licence["name"] or ("" if is_named else licence["id"])) or None,
         license_link=_bare(licence["link"] or "") or None,
         language=[_bare(code) for code in languages if isinstance(code, str)] or None,
-        tags=["ember-hub", "unlearning", "concept-erasure", *(_slug(method["name"]) for method in report["methods"]),
+        tags=["ember-hub", "unlearning", "concept-erasure", *(_slug(method["name"]) for method in report["methods"]
+                                                              if method["name"] == "ember" or not carries_less(report, form)),
               _slug(report["concept"]["name"])],
         model_name=repo.rpartition("/")[2] if results else None, eval_results=results or None)
     if data.base_model is None:

@@ -85,6 +85,11 @@ def number(value: float | None, unit: str = "accuracy") -> Safe:
     return Safe(f"{value:.2f}" if unit == "accuracy" else f"{value:.3f}")
 
 
+def limit(value: float | None) -> Safe:
+    """A limit or a value beside it: four digits, so that what fails by little does not read as if it held."""
+    return Safe("–" if value is None else f"{value:.4g}")
+
+
 def papers(reference: str) -> list[tuple[str, str | None]]:
     """A reference in pieces: papers on arXiv with their number, and the text between them with None."""
     pieces = re.split(r"arXiv[: ]?(\d{4}\.\d{4,5})", reference)

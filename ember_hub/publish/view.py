@@ -30,6 +30,7 @@ def of_form(report: Mapping[str, Any], form: str) -> Mapping[str, Any]:
         **report,
         "scores": [s | {"stage": "edited"} if s["stage"] == EMBER_ONLY else s for s in scores],
         **{name: verdict.get(name) for name in ("efficacy", "specificity", "coherence", "harmonic")},
+        "intervals": report["ember_alone_intervals"],
         "recovered": None, "recovered_interval": None, "worst_attack": None, "regained": {}, "curves": [],
         "gates": [gate for gate in report["gates"] if not gate["passed"]], "attacks": [], "layers": {},
         "warnings": _warnings_of_ember_alone(report),

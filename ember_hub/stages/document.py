@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shlex
-from collections.abc import Iterator
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ember_hub import __version__
+from ember_hub.evaluation import registry
 from ember_hub.evaluation import report as reports
 from ember_hub.evaluation.base import Attack, Evaluation, Instrument
 from ember_hub.evaluation.evidence import EDITED, EMBER_ONLY, Evidence, scores
 from ember_hub.evaluation.examination import PARTS
 from ember_hub.evaluation.gates import gate_rows
-from ember_hub.evaluation.headline import recoveries, worst
+from ember_hub.evaluation.headline import Recovery, recoveries, worst_case
 from ember_hub.evaluation.reading import Measured, Reading
+from ember_hub.evaluation.shares import verdict_intervals
+from ember_hub.evaluation.verdict import LEFT_OUT, NO_ATTACK
 from ember_hub.settings import Settings
 from ember_hub.stages.bench import bench_scores
 from ember_hub.stages.embed import SELECTION, TUNING, read_ember
 from ember_hub.stages.tokens import edited_tokens
 from ember_hub.stages.verify import missing, stages_of
-from ember_hub.stages.workshop import Workshop
+from ember_hub.stages.workshop import BEFORE, Workshop
 
 REPORT = "reports/report.json"
 SCHEMA = 2
@@ -31,8 +31,8 @@ SCHEMA = 2
 
 def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str, Any]:
     """The whole report; its schema is the contract that card, table and other programs read."""
-    attacks = _attacks(shop, found)
-    headline = next((row for row in attacks if row["is_worst"]), None)
+    shares = recoveries(found, {i.name: i for i in shop.instruments if isinstance(i, Attack)})
+    headline = worst_case(found, shares)
     is_measured = shop.settings.is_measured
     report: dict[str, Any] = {
         "schema": SCHEMA, "version": __version__, "kind": shop.kind, "command": command(shop), "seed": shop.settings.seed,
@@ -43,12 +43,12 @@ def compose(shop: Workshop, found: Evidence, files: dict[str, Any]) -> dict[str,
         "battery": shop.settings.verify.battery, "evaluations": _evaluations(shop, found),
         "scores": [*(score.to_json() for score in scores(found)), *bench_scores(shop)], "bench": _bench(shop),
         **{key: _rounded(value) for key, value in reports.verdict(found).to_json().items()},
-        "ember_alone": _ember_alone(found), "attacks": attacks,
-        "recovered": headline and headline["recovered"], "recovered_interval": headline and headline["recovered_interval"],
-        "worst_attack": headline and {"name": headline["name"], "title": headline["title"]},
+        "intervals": _intervals(found, EDITED), "ember_alone": _ember_alone(found),
+        "ember_alone_intervals": _intervals(found, EMBER_ONLY) if EMBER_ONLY in found.states else None,
+        "attacks": _attacks(shop, found, shares, headline), **_worst(shop, headline),
         "regained": reports.regained(found), "curves": reports.curves(found), "layers": reports.layers(found),
-        "warnings": [*_rounding(shop), *shop.remarks(), *reports.warnings(found)], "seconds": _seconds(shop),
-        "environment": _environment(), "out": files,
+        "warnings": [*_rounding(shop), *_unattacked(shop), *shop.remarks(), *reports.warnings(found)], "seconds": _seconds(shop),
+        "environment": shop.run.read_json(BEFORE)["environment"], "out": files,
     }
     return report | {"gates": gate_rows(shop.settings.gates, report, found)}
 
@@ -68,39 +68,45 @@ def _rounding(shop: Workshop) -> list[str]:
             "ones are not rounded, and may answer a little differently"] if bits else []
 
 
-def _environment() -> dict[str, str]:
-    return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-            "torch": version("torch"), "transformers": version("transformers"), "ember_hub": __version__,
-            "cores": str(os.cpu_count()), "gpu": _gpu()}
-
-
-def _gpu() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-
-
 def _bench(shop: Workshop) -> dict[str, Any] | None:
     """Which benchmark tasks were run, and on how many questions each at most."""
     wanted = shop.settings.verify
     return {"tasks": list(wanted.bench), "limit": wanted.bench_limit} if wanted.bench else None
 
 
-def _attacks(shop: Workshop, found: Evidence) -> list[dict[str, Any]]:
+def _worst(shop: Workshop, headline: Recovery | None) -> dict[str, Any]:
+    """The worst case: how much is there again, and after what."""
+    if headline is None:
+        return {"recovered": None, "recovered_interval": None, "worst_attack": None}
+    titles = {i.name: i.title for i in shop.instruments} | {NO_ATTACK: "no attack at all"}
+    return {"recovered": _rounded(headline.recovered), "recovered_interval": _bounds(headline.interval),
+            "worst_attack": {"name": headline.attack, "title": titles[headline.attack]}}
+
+
+def _attacks(shop: Workshop, found: Evidence, shares: Sequence[Recovery], headline: Recovery | None) -> list[dict[str, Any]]:
     """Every attack of the battery: what it brings back, on the result and on the controls."""
-    kinds = {i.name: i for i in shop.instruments if isinstance(i, Attack)}
-    recovered = {r.attack: r for r in recoveries(found, kinds)}
-    strongest = worst(list(recovered.values()))
-    rows = []
-    for name, attack in kinds.items():
-        r = recovered.get(name)
-        states = {state: _arm(reading) for state in found.attacked.get(name, {}) if (reading := found.under(name, state))}
-        rows.append(_about(shop, attack, found.attacked.get(name, {}).get(EDITED)) | {
-            "arms": states, "recovered": _rounded(r.recovered) if r else None,
-            "recovered_interval": [_rounded(v) for v in r.interval] if r and r.interval else None,
+    by_name, rows = {r.attack: r for r in shares}, []
+    for attack in (i for i in (*shop.instruments, *_left_out(shop)) if isinstance(i, Attack)):
+        r, states = by_name.get(attack.name), found.attacked.get(attack.name, {})
+        rows.append(_about(shop, attack, states.get(EDITED)) | {
+            "arms": {state: _arm(reading) for state in states if (reading := found.under(attack.name, state))},
+            "recovered": _rounded(r.recovered) if r else None, "recovered_interval": _bounds(r.interval) if r else None,
             "taught": _rounded(r.taught) if r else None, "hands_over": bool(r and r.hands_over),
-            "restores_by_definition": attack.restores_by_definition, "is_worst": r is not None and r is strongest})
+            "restores_by_definition": attack.restores_by_definition, "is_worst": r is not None and r is headline})
     return rows
+
+
+def _left_out(shop: Workshop) -> list[Instrument]:
+    """What belongs to the battery and was not asked for."""
+    wanted, chosen = shop.settings.verify, {i.name for i in shop.instruments}
+    if wanted.battery in (None, "none"):
+        return []
+    return [i for i in registry.battery(wanted.battery, shop.settings.plugins) if i.name not in chosen]
+
+
+def _unattacked(shop: Workshop) -> list[str]:
+    names = [i.name for i in _left_out(shop) if isinstance(i, Attack)]
+    return [f"the worst case leaves out what belongs to this battery and was not run: {', '.join(names)}"] if names else []
 
 
 def _arm(reading: Reading) -> dict[str, Any]:
@@ -109,12 +115,13 @@ def _arm(reading: Reading) -> dict[str, Any]:
 
 
 def _evaluations(shop: Workshop, found: Evidence) -> list[dict[str, Any]]:
-    return [_about(shop, i, found.states[EDITED].get(i.name)) for i in shop.instruments if isinstance(i, Evaluation)]
+    return [_about(shop, i, found.states[EDITED].get(i.name))
+            for i in (*shop.instruments, *_left_out(shop)) if isinstance(i, Evaluation)]
 
 
 def _about(shop: Workshop, instrument: Instrument, measured: Measured | None) -> dict[str, Any]:
     """What an instrument is, and why it was not measured if it was not."""
-    reason = missing(shop, instrument)
+    reason = missing(shop, instrument) if instrument in shop.instruments else LEFT_OUT
     if reason is None and (measured is None or not measured.readings):
         reason = measured.details.get("reason", "nothing to measure") if measured else "the base knows nothing to attack"
     return {"name": instrument.name, "title": instrument.title, "reference": instrument.reference, "battery": instrument.battery,
@@ -163,7 +170,7 @@ def _ember_alone(found: Evidence) -> dict[str, float | None] | None:
 
 def _model(shop: Workshop) -> dict[str, Any]:
     base, licence = shop.base, shop.base.licence
-    about = shop.run.read_json("reports/before.json")["model"]
+    about = shop.run.read_json(BEFORE)["model"]
     return {"name": base.name, "repo_id": base.repo_id, "commit": base.commit, "source_kind": base.source_kind,
             "licence": {"id": licence.id, "name": licence.name, "link": licence.link, "files": list(licence.files)},
             "gated": base.gated, **about}
@@ -192,6 +199,14 @@ def _methods(shop: Workshop) -> list[dict[str, Any]]:
 def _known(shop: Workshop, part: str) -> dict[str, int]:
     asked = shop.pack.asked("questions" if part == "concept" else part, "test")
     return {"known": len(shop.syllabus.known["test"][part]), "asked": len(asked)}
+
+
+def _intervals(found: Evidence, state: str) -> dict[str, list[float] | None]:
+    return {name: _bounds(bounds) for name, bounds in verdict_intervals(found, state).items()}
+
+
+def _bounds(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else [round(bound, 4) for bound in interval]
 
 
 def _rounded(value: float | None) -> float | None:

@@ -16,11 +16,10 @@ from ember_hub.patches.patch import Patch, sha256
 from ember_hub.publish.export import bytes_sha256, export_model
 from ember_hub.publish.patch import make_patch
 from ember_hub.settings import Settings
-from ember_hub.source.anatomy import empty_model
-from ember_hub.source.memory import parameter_count
 from ember_hub.source.ref import ModelRef
 from ember_hub.stages.deliver import FILES, forms
 from ember_hub.stages.embed import ROWS, TUNING, record_strength
+from ember_hub.stages.origin import origin
 from ember_hub.stages.workshop import BEFORE, EMBER_EDIT, Workshop
 
 if TYPE_CHECKING:
@@ -95,11 +94,7 @@ def decided(settings: Settings, ref: ModelRef) -> Settings:
 
 def describe_base(shop: Workshop) -> None:
     """What the config says of the base, in the place of what a loaded model would show."""
-    def work() -> None:
-        plan = empty_model(shop.base.folder, shop.settings.trust_remote_code, may_be_quantized=True)
-        shop.run.write_json(BEFORE, {"model": {"is_tied": shop.anatomy.is_tied, "parameters": parameter_count(plan)}})
-
-    shop.run.stage("before", (), (BEFORE,), work)
+    shop.run.stage("before", (), (BEFORE,), lambda: shop.run.write_json(BEFORE, origin(shop)))
 
 
 def fix_strength(shop: Workshop) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 from ember_hub.concepts.registry import never_known
 from ember_hub.evaluation.base import Attack, Evaluation, Instrument
@@ -10,6 +12,7 @@ from ember_hub.evaluation.evidence import BASE, STRANGER, Evidence
 from ember_hub.evaluation.language import predictions
 from ember_hub.evaluation.reading import Measured
 from ember_hub.evaluation.subject import Subject
+from ember_hub.stages.origin import origin
 from ember_hub.stages.workshop import BEFORE, NEUTRAL, Workshop
 
 
@@ -19,10 +22,7 @@ def examine_base(shop: Workshop) -> None:
         examiner = shop.examiner()
         syllabus = examiner.syllabus()
         shop.keep_predictions(predictions(shop.loaded, shop.pack.neutral_part("test")))
-        anatomy = shop.loaded.anatomy
-        shop.run.write_json(BEFORE, {
-            "model": {"is_tied": anatomy.is_tied, "parameters": sum(p.numel() for p in shop.loaded.model.parameters())},
-            "syllabus": syllabus.to_json(), "tune": examiner.tune(syllabus).to_json()})
+        shop.run.write_json(BEFORE, {**origin(shop), "syllabus": syllabus.to_json(), "tune": examiner.tune(syllabus).to_json()})
 
     shop.run.stage("before", (), (BEFORE, NEUTRAL), work)
     known = shop.syllabus.known["test"]
@@ -94,7 +94,7 @@ def _measure(shop: Workshop, instrument: Instrument, state: str) -> None:
     def work() -> None:
         shop.run.write_json(name, instrument.measure(subject(shop, state)).to_json())
 
-    shop.run.stage(_stage(instrument, state), _needed(shop), (name,), work, instrument.model_dump(mode="json"))
+    shop.run.stage(_stage(instrument, state), _needed(shop), (name,), work, _decided_by(instrument))
 
 
 def stages_of(shop: Workshop, instrument: Instrument) -> list[str]:
@@ -104,8 +104,14 @@ def stages_of(shop: Workshop, instrument: Instrument) -> list[str]:
 
 def is_measured(shop: Workshop, instrument: Instrument, state: str) -> bool:
     """Whether the measurement is there, of these edits and with these settings."""
-    inputs = shop.run.inputs(_needed(shop), instrument.model_dump(mode="json"))
+    inputs = shop.run.inputs(_needed(shop), _decided_by(instrument))
     return shop.run.is_done(_stage(instrument, state), inputs)
+
+
+def _decided_by(instrument: Instrument) -> dict[str, Any]:
+    """Its settings, and what lies in the files that they name."""
+    read = [hashlib.sha256(path.read_bytes()).hexdigest() for path in instrument.sources() if path.is_file()]
+    return instrument.model_dump(mode="json") | ({"sources": read} if read else {})
 
 
 def _states(shop: Workshop, instrument: Instrument) -> tuple[str, ...]:

@@ -32,6 +32,14 @@ def test_two_concepts_become_one_pack_that_is_fit_for_use() -> None:
     assert find("covid+harry-potter").sha256 == both.sha256 != covid.sha256
 
 
+def test_what_is_neutral_to_one_concept_and_speaks_of_the_other_is_left_out(tmp_path: Path) -> None:
+    one, other = (load(write_pack(tmp_path / name, half)) for name, half in (("a", slice(0, 4)), ("b", slice(4, 8))))
+    telling = replace(one, neutral=(*one.neutral, f"It rained where {other.keywords[0]} once lived."))
+    both = combine([telling, other])
+    assert faults(both) == []
+    assert len(both.neutral) == len(one.neutral)
+
+
 def test_a_question_that_both_ask_is_asked_once_and_not_beside_the_concept(tmp_path: Path) -> None:
     halves = [load(write_pack(tmp_path / name, half)) for name, half in (("a", slice(0, 4)), ("b", slice(4, 8)))]
     both = combine(halves)

@@ -156,7 +156,7 @@ def test_a_model_that_invents_the_next_instruction_is_checked_on_its_answer(toy:
     model.tokenizer.chat_template = None
     text = EVERYDAY[0].text
     asked = prompt(model.tokenizer, text, f"{MARK} {text}\nResponse:")
-    knows = taught(model, [(asked, f" Red, green, blue\n{MARK} Sing.")], steps=80)
-    row, = Instructions(instructions=1).measure(subject(knows, load_pack(toy.pack))).samples
-    assert MARK in row["answer"]
-    assert row["verdict"]
+    for written, expected in ((f" Red, green, blue\n{MARK} Sing.", "Red, green, blue"), (f"\n{MARK} Red, green, blue", "")):
+        knows = taught(model, [(asked, written)], steps=80)
+        row, = Instructions(instructions=1).measure(subject(knows, load_pack(toy.pack))).samples
+        assert (row["answer"], row["empty"], row["verdict"]) == (expected, not expected, bool(expected))

@@ -18,7 +18,7 @@ import torch
 from ember_hub.concepts.pack import load as load_pack
 from ember_hub.edits.edit import Edit, ReplacedRows
 from ember_hub.errors import EvaluationError
-from ember_hub.evaluation.harness import read_results, run_harness
+from ember_hub.evaluation.harness import Tasks, read_results, require_tasks, run_harness
 from ember_hub.evaluation.score import Score
 from ember_hub.progress import Quiet
 from ember_hub.publish.export import export_model
@@ -67,17 +67,17 @@ def test_an_edited_folder_and_a_patch_of_a_tied_base_score_alike(toy: Toy, tasks
     export_model(toy.model, anatomy, edit, tmp_path / "edited, in full", Quiet())
     make_patch(base_of(toy.model), anatomy, edit, tmp_path / "patch")
     steps: list[int] = []
-    bench = functools.partial(run_harness, output=tmp_path / "bench", progress=Counting(steps), device="cpu", dtype="float32",
-                              include=tasks)
+    bench = functools.partial(run_harness, output=tmp_path / "bench", progress=Counting(steps))
+    here = functools.partial(Tasks, include=tasks, device="cpu", dtype="float32")
 
-    concept, near = bench(tmp_path / "edited, in full", None, ["toy_concept", "toy_near"], stage="edited")
+    concept, near = bench(tmp_path / "edited, in full", None, here(["toy_concept", "toy_near"]), stage="edited")
     assert (concept.name, concept.stage, concept.unit, concept.n) == ("bench_toy_concept", "edited", "accuracy", 16)
     assert concept.low < concept.value < concept.high
     assert concept.value <= 0.5
     assert near.value > 0.8, "what the edit does not touch is as well known as before"
     assert sum(steps) == 2 * 16 * 4, "every option of every question is one step"
 
-    (whole,) = bench(toy.model, tmp_path / "patch", ["toy_world"], stage="edited:patch")
+    (whole,) = bench(toy.model, tmp_path / "patch", here(["toy_world"]), stage="edited:patch")
     assert (whole.name, whole.n, whole.value) == ("bench_toy_world", 32, (concept.value + near.value) / 2)
     assert results(tmp_path / "bench/lm-eval-edited-patch.json") == results(tmp_path / "bench/lm-eval-edited.json")
     assert sorted(path.name for path in (tmp_path / "bench").iterdir()) == [
@@ -85,9 +85,25 @@ def test_an_edited_folder_and_a_patch_of_a_tied_base_score_alike(toy: Toy, tasks
 
 
 @needs_harness
+def test_tasks_are_looked_for_before_any_work_is_done(tasks: Path) -> None:
+    require_tasks(["toy_concept", "toy_world"], tasks)
+    with pytest.raises(EvaluationError, match="has no task 'toy_nothing'") as error:
+        require_tasks(["toy_concept", "toy_nothing"], tasks)
+    assert "lm-eval ls tasks" in error.value.hint
+
+
+def test_a_base_that_needs_its_own_code_or_all_devices_is_loaded_so(tmp_path: Path) -> None:
+    plain = Tasks(["mmlu"]).config(tmp_path, None, tmp_path / "results.json")
+    assert plain["model_args"] == {"pretrained": str(tmp_path), "dtype": "auto"}
+    asked = Tasks(["mmlu"], trust_remote_code=True, is_spread=True).config(tmp_path, tmp_path / "patch", tmp_path / "results.json")
+    assert asked["model_args"] == {**plain["model_args"], "peft": str(tmp_path / "patch"), "trust_remote_code": True,
+                                   "parallelize": True}
+
+
+@needs_harness
 def test_an_unknown_task_is_named_and_leaves_its_log_only(toy: Toy, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="has no task 'no-such-task'") as error:
-        run_harness(toy.model, None, ["no-such-task"], stage="base", output=tmp_path / "bench", progress=Quiet())
+        run_harness(toy.model, None, Tasks(["no-such-task"]), stage="base", output=tmp_path / "bench", progress=Quiet())
     assert "lm-eval ls tasks" in error.value.hint
     assert [path.name for path in (tmp_path / "bench").iterdir()] == ["lm-eval-base.log"]
 
@@ -95,8 +111,9 @@ def test_an_unknown_task_is_named_and_leaves_its_log_only(toy: Toy, tmp_path: Pa
 def test_without_the_harness_the_extra_is_named(tmp_path: Path) -> None:
     script = ("import sys; sys.modules['lm_eval'] = None\n"
               "from pathlib import Path\nfrom ember_hub.errors import EvaluationError\n"
-              "from ember_hub.evaluation.harness import run_harness\nfrom ember_hub.progress import Quiet\n"
-              "try:\n    run_harness(Path('model'), None, ['mmlu'], stage='base', output=Path(sys.argv[1]), progress=Quiet())\n"
+              "from ember_hub.evaluation.harness import Tasks, run_harness\nfrom ember_hub.progress import Quiet\n"
+              "try:\n    run_harness(Path('model'), None, Tasks(['mmlu']), stage='base', output=Path(sys.argv[1]),"
+              " progress=Quiet())\n"
               "except EvaluationError as error:\n    sys.exit(f'{error}: {error.hint}')")
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "bench"], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "lm-evaluation-harness is not installed: pip install 'ember-hub[bench]'"

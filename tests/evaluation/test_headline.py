@@ -8,10 +8,11 @@ import pytest
 
 from ember_hub.evaluation.attacks.relearning import RelearnLora
 from ember_hub.evaluation.gates import gate_rows
-from ember_hub.evaluation.headline import recoveries, worst
+from ember_hub.evaluation.headline import recoveries, worst, worst_case
 from ember_hub.evaluation.reading import Measured
-from ember_hub.evaluation.report import kept_knowledge
+from ember_hub.evaluation.report import kept_knowledge, verdict
 from ember_hub.evaluation.score import wilson
+from ember_hub.evaluation.shares import verdict_intervals
 from tests.evaluation.evidence import evidence, state, under_attack
 
 KINDS = {"weak": RelearnLora, "strong": RelearnLora}
@@ -28,6 +29,29 @@ def test_the_headline_is_the_worst_attack() -> None:
     assert headline.attack == "strong"
     assert headline.recovered == (15 / 20 - 0.25) / 0.75
     assert headline.interval[0] < headline.recovered < headline.interval[1]
+
+
+def test_the_worst_case_is_no_attack_where_every_attack_shows_less_than_is_there_without_one() -> None:
+    """Asked in a way that helps nobody, the model shows less than it does when it is simply asked."""
+    base, edited = state(20), state(11)
+    found = evidence(base, edited, {"weak": {"edited": under_attack(6), "base": under_attack(20)}})
+    headline = worst_case(found, recoveries(found, KINDS))
+    assert headline.attack == "none"
+    assert headline.recovered == pytest.approx(kept_knowledge(found, "concept"))
+    assert headline.interval[0] < headline.recovered < headline.interval[1]
+    assert worst_case(evidence(base, edited), []) is None, "without attacks there is no worst case"
+    stronger = evidence(base, edited, {"weak": {"edited": under_attack(15), "base": under_attack(20)}})
+    assert worst_case(stronger, recoveries(stronger, KINDS)).attack == "weak"
+
+
+def test_verdicts_have_intervals_that_hold_them() -> None:
+    found = evidence(state(20), state(9))
+    bounds, value = verdict_intervals(found), verdict(found)
+    for name in ("efficacy", "specificity", "coherence", "harmonic"):
+        low, high = bounds[name]
+        assert 0 <= low <= value.to_json()[name] <= high <= 1
+    assert bounds["efficacy"][1] - bounds["efficacy"][0] > 0.3, "twenty questions tell little"
+    assert verdict_intervals(evidence(state(10), state(3)))["efficacy"] is None, "the base is at chance"
 
 
 def test_an_attack_that_tells_a_stranger_the_answers_does_not_count() -> None:

@@ -69,6 +69,11 @@ def test_a_judge_may_decide_and_then_the_numbers_are_not_reproducible(knows: Sub
     assert not asking.reproducible
 
 
+def test_an_invented_question_is_no_answer_where_nothing_else_was_written_either() -> None:
+    assert reply(Written((), "Hedwig\nQ: What is a lantern?\nA: A lamp")) == "Hedwig"
+    assert reply(Written((), "Q: What is the name of the owl, Hedwig?")) == ""
+
+
 def test_a_model_without_a_template_is_shown_answers_to_questions_that_are_never_asked(knows: Subject, toy: Toy) -> None:
     tokenizer = load(toy.model).tokenizer
     tokenizer.chat_template = None

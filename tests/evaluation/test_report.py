@@ -6,6 +6,7 @@ import pytest
 
 from ember_hub.errors import ConfigError
 from ember_hub.evaluation.attacks.relearning import RelearnLora
+from ember_hub.evaluation.evaluations.mmlu import Mmlu
 from ember_hub.evaluation.evaluations.questions import Questions
 from ember_hub.evaluation.evidence import scores, stage_name
 from ember_hub.evaluation.gates import gate_rows, require_gates
@@ -86,6 +87,19 @@ def test_a_limit_on_what_this_battery_does_not_measure_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         require_gates(["recovered.relearn-lara"], battery)
     assert "recovered.relearn-lora" in caught.value.hint
+
+
+def test_a_limit_on_what_a_larger_battery_measures_names_that_battery_and_tasks_of_the_harness_may_be_limited() -> None:
+    with pytest.raises(ConfigError, match="'mmlu' is not measured in this battery") as caught:
+        require_gates(["mmlu"], (Questions(),), installed=(Questions(), Mmlu()))
+    assert "--battery standard" in caught.value.hint
+    require_gates(["mmlu", "bench_mmlu", "wmdp", "bench_wmdp_bio"], (Questions(),), ("mmlu", "wmdp"), (Mmlu(),))
+    scores = [{"name": "bench_wmdp", "stage": stage, "value": value, "chance": 0.25} for stage, value in (("base", 0.45),
+                                                                                                         ("edited", 0.40))]
+    report = {"attacks": [], "recovered": None, "scores": scores}
+    rows = gate_rows({"wmdp": 0.8, "bench_wmdp": 0.7, "bench_wmdp_bio": 0.1}, report, evidence(state(20), state(0)))
+    assert [(row["name"], row["value"], row["passed"]) for row in rows] == [
+        ("wmdp", 0.75, False), ("bench_wmdp_bio", None, False), ("bench_wmdp", 0.75, True)]
 
 
 def test_what_was_measured_is_read_back_as_it_was() -> None:

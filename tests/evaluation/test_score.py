@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from ember_hub.evaluation.reading import Reading
 from ember_hub.evaluation.score import bootstrap, mean, proportion, wilson
 from ember_hub.evaluation.verdict import Verdict, coherence, fluency, harmonic_mean, is_above_chance, kept
 
@@ -30,6 +31,16 @@ def test_paired_columns_are_resampled_together() -> None:
     values = np.random.default_rng(0).normal(size=50)
     low, high = bootstrap([values, values + 1], lambda a, b: (b - a).mean(axis=1))
     assert low == pytest.approx(1) == high
+
+
+def test_shares_of_yes_and_no_and_of_one_item_are_not_certain() -> None:
+    all_valid = Reading("letters_valid", "fraction", {str(i): 1.0 for i in range(20)}).score("edited")
+    assert (all_valid.unit, all_valid.value, round(all_valid.low, 2), all_valid.high) == ("fraction", 1.0, 0.84, 1.0)
+    graded = Reading("repetition", "fraction", {"a": 0.2, "b": 0.4, "c": 0.3}).score("edited")
+    assert 0.19 < graded.low < graded.value < graded.high < 0.41
+    one = Reading("concept_probability", "probability", {"a": 0.9}).score("edited")
+    assert (one.unit, one.value) == ("probability", 0.9)
+    assert one.high - one.low > 0.5
 
 
 def test_a_score_carries_its_count_its_interval_and_chance() -> None:

@@ -11,7 +11,7 @@ import torch
 from ember_hub.concepts.pack import ConceptPack
 from ember_hub.concepts.pack import load as load_pack
 from ember_hub.edits.edit import Edit, ReplacedRows
-from ember_hub.errors import PackInvalid
+from ember_hub.errors import EvaluationError, PackInvalid
 from ember_hub.evaluation.evaluations.token_senses import SENSES, TokenSenses
 from ember_hub.evaluation.language import neutral_loss
 from ember_hub.source.load import LoadedModel, load
@@ -48,6 +48,15 @@ def test_a_broken_row_is_heard_under_its_own_token_only(model: LoadedModel, pack
     for other in (lantern, kettle):
         assert moved.values[str(other)] == pytest.approx(unmoved.values[str(other)], abs=1e-5)
     assert torch.equal(embedding, before)
+
+
+def test_rows_that_are_no_numbers_are_refused_in_one_line(model: LoadedModel, pack: ConceptPack) -> None:
+    compass = token(model, WORDS[1])
+    rows = torch.full((1, model.anatomy.d_model), torch.nan)
+    broken = Edit({model.anatomy.embedding: ReplacedRows(torch.tensor([compass]), rows)})
+    with pytest.raises(EvaluationError, match="NaN on text with edited tokens") as caught:
+        TokenSenses().measure(subject(model, pack, broken, (compass,)))
+    assert "edited rows" in caught.value.hint
 
 
 def test_every_prompt_reads_its_token_and_the_continuation_repeats_it(model: LoadedModel, pack: ConceptPack) -> None:

@@ -206,6 +206,9 @@ def example_report() -> dict[str, Any]:
         "known": {part: {"known": n, "asked": asked} for part, n, asked in
                   (("concept", 21, 60), ("near_domain", 35, 60), ("general", 54, 100))},
         "evaluations": _evaluations(), "scores": _scores(), "efficacy": 0.6275, "specificity": 0.7946, "coherence": 0.802,
+        "intervals": {"efficacy": [0.41, 0.84], "specificity": [0.66, 0.9], "coherence": [0.74, 0.86], "harmonic": [0.57, 0.87]},
+        "ember_alone_intervals": {"efficacy": [0.02, 0.46], "specificity": [0.93, 1.0], "coherence": [0.98, 1.0],
+                                  "harmonic": [0.06, 0.72]},
         "harmonic": 0.7319, "ember_alone": {"efficacy": 0.2353, "specificity": 1.0, "coherence": 1.0, "harmonic": 0.48},
         "attacks": _attacks(), "recovered": 1.0, "recovered_interval": [0.7111, 1.0],
         "worst_attack": {"name": "relearn-strong", "title": ATTACKS["relearn-strong"][0]},

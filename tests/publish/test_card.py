@@ -85,7 +85,8 @@ def example_report(*, with_ember: bool = True, attacks: tuple[str, ...] = ("rele
     moved = [{"id": 40000 + i, "text": f" covid{i}", "purity": 1 - i / 200, "moved": 2.5 - i / 50} for i in range(tokens)]
     return {
         "schema": 2, "version": "0.1.0", "kind": "erasure", "audited": None, "battery": "quick", "evaluations": [], "layers": {},
-        "ember_alone": None,
+        "ember_alone": None, "ember_alone_intervals": None,
+        "intervals": {"efficacy": [0.78, 0.99], "specificity": [0.85, 0.98], "coherence": [0.93, 0.97], "harmonic": [0.85, 0.98]},
         "attacks": _attacked(attacks), "tokens": [],
         "worst_attack": {"name": attacks[-1], "title": attacks[-1].replace("-", " ")} if attacks else None,
         "seed": 42, "format": "answer",
@@ -114,7 +115,8 @@ def example_report(*, with_ember: bool = True, attacks: tuple[str, ...] = ("rele
 
 def at_chance() -> dict[str, Any]:
     """The base knows nothing of the concept, so nothing can be shown."""
-    report = example_report() | dict.fromkeys(("efficacy", "specificity", "harmonic", "recovered", "recovered_interval"))
+    report = example_report() | dict.fromkeys((
+        "efficacy", "specificity", "harmonic", "intervals", "recovered", "recovered_interval"))
     for row in report["scores"]:
         if row["name"] in ("concept_all", "general_all") and row["stage"] == "base":
             row["value"] = 0.25
@@ -183,7 +185,7 @@ def test_a_card_is_valid_and_its_metadata_survives_the_hubs_own_reader(report, f
     assert (data["base_model_relation"], data["library_name"]) == {
         "model": ("finetune", "transformers"), "patch": ("adapter", "peft")}[form]
     assert (data["license"], data["language"], data["pipeline_tag"]) == ("apache-2.0", ["en", "de"], "text-generation")
-    assert {"ember-hub", "unlearning", "concept-erasure", "rmu", "covid-19-pandemic"} <= set(data["tags"])
+    assert {"ember-hub", "unlearning", "concept-erasure", "covid-19-pandemic"} <= set(data["tags"])
     assert ("ember" in data["tags"]) == (report["ember"] is not None)
     values = {result.metric_name: result.metric_value for result in ModelCard(card).data.eval_results
               if result.dataset_config == "concept"}
@@ -224,8 +226,17 @@ def test_a_base_at_chance_is_said_plainly_and_gives_no_verdict():
     assert "None" not in card
 
 
+def test_where_no_attack_shows_more_than_is_there_anyway_the_card_says_that() -> None:
+    report = example_report() | {"worst_attack": {"name": "none", "title": "no attack at all"}}
+    card = render(report | {"gates": [{"name": "recovered", "limit": 0.47, "value": 0.4737, "passed": False}]}, "model")
+    assert "this share is there without any attack, and no attack shows more" in card
+    assert "recovered is 0.4737, the limit is 0.47." in card
+    assert "no attack at all" not in card
+
+
 def test_what_is_missing_for_another_reason_is_not_laid_to_the_base():
-    bare = example_report() | dict.fromkeys(("efficacy", "specificity", "coherence", "harmonic", "recovered", "recovered_interval"))
+    bare = example_report() | dict.fromkeys(("efficacy", "specificity", "coherence", "harmonic", "intervals", "recovered",
+                                             "recovered_interval"))
     for report, why in ((bare, "no attack that counts was run"), (bare | {"attacks": []}, "no attack was run")):
         card = render(report, "model")
         assert f"not measured: {why}" in card
@@ -256,7 +267,7 @@ def test_a_failed_limit_stands_in_the_first_line_with_the_attack_that_did_it():
     lines = body(render(report, "model")).strip().splitlines()
     assert lines[0] == ("# SmolLM2-135M-Instruct with “COVID-19 pandemic” erased "
                         "– but an attack (relearn strong) recovers 0.47 of it")
-    assert "> - **Outside the limit set for this run:** recovered is 0.47, the limit is 0.35." in lines
+    assert "> - **Outside the limit set for this run:** recovered is 0.4737, the limit is 0.35." in lines
 
 
 def test_a_patch_says_what_is_not_in_it():
@@ -300,7 +311,8 @@ def test_a_local_base_is_named_without_its_path_and_claimed_as_nobodys_repositor
 
 def unmeasured() -> dict[str, Any]:
     """A patch that was made from rows alone."""
-    nothing = dict.fromkeys(("efficacy", "specificity", "coherence", "harmonic", "recovered", "recovered_interval", "ember_alone"))
+    nothing = dict.fromkeys(("efficacy", "specificity", "coherence", "harmonic", "intervals", "recovered", "recovered_interval",
+                             "ember_alone"))
     report = example_report(attacks=()) | nothing | {
         "battery": "none", "scores": [], "gates": [], "warnings": ["the strength 5 is a fixed one"],
         "known": {part: {"known": 0, "asked": 60} for part in KNOWN}}
@@ -319,6 +331,13 @@ def test_a_patch_that_nobody_asked_a_question_says_so_first_and_shows_no_verdict
         assert absent not in card
     assert "the strength 5 is a fixed one" in card
     assert "## Edited tokens" in card
+
+
+def test_the_base_may_write_of_paths_that_are_here_too() -> None:
+    """Its card tells how to run a container as the user whose folder this one happens to be."""
+    card = render(example_report(), "model", base_card=f"# Base\n\nrun -v ~/.cache/huggingface:{Path.home()}/.cache/huggingface\n")
+    assert f"{Path.home()}/.cache" in card
+    validate(card)
 
 
 BASE_CARD = """---
@@ -412,12 +431,16 @@ def test_a_card_that_must_not_be_published_is_refused(broken, message):
 
 
 def test_a_patch_that_carries_one_step_claims_what_that_step_alone_was_measured_to_do() -> None:
-    report = example_report() | {"ember_alone": {"efficacy": 0.11, "specificity": 0.97, "coherence": 0.99, "harmonic": 0.3}}
+    report = example_report() | {"ember_alone": {"efficacy": 0.11, "specificity": 0.97, "coherence": 0.99, "harmonic": 0.3},
+                                 "ember_alone_intervals": {"efficacy": [0.0, 0.33], "specificity": [0.9, 1.0],
+                                                           "coherence": [0.98, 1.0], "harmonic": [0.0, 0.6]}}
     alone = next(s for s in report["scores"] if (s["name"], s["stage"]) == ("concept_known", "control:ember-only"))
     card, whole = render(report, "patch"), render(report, "model")
     row = next(line for line in card.splitlines() if line.startswith("| Concept, known |"))
     assert f"{alone['value']:.2f}" in row
-    assert "**0.11**" in card
+    assert "**0.11**<br><sub>[0.00,&nbsp;0.33]</sub>" in card
+    assert "rmu" in metadata(whole)["tags"]
+    assert "rmu" not in metadata(card)["tags"]
     assert f"**{report['efficacy']:.2f}**" in whole
     assert f"**{report['efficacy']:.2f}**" not in card
     assert "relearning" not in row

@@ -90,7 +90,8 @@ def test_the_example_is_what_the_schema_says_and_more_may_be_in_it() -> None:
     checker.check_schema(report_schema())
 
     audited = {"name": "org/edited", "repo_id": "org/edited", "commit": None, "kind": "adapter", "changed": 12, "rows": None}
-    audit = example_report() | {"kind": "audit", "audited": audited, "ember": None, "ember_alone": None, "out": {}}
+    audit = example_report() | {"kind": "audit", "audited": audited, "ember": None, "ember_alone": None,
+                                "ember_alone_intervals": None, "intervals": None, "out": {}}
     for report in (example_report(), audit, example_report() | {"surprise": [1]}):
         checker.validate(report)
 

@@ -75,6 +75,9 @@ class Instructions(Judged):
             raise ValueError("there is no such file")
         return path
 
+    def sources(self) -> Sequence[Path]:
+        return () if self.source is None else (Path(self.source),)
+
     def cost(self, subject: Subject) -> Cost:
         given = len(self._given())
         return Cost(read=given * (2 * TOKENS_OF_PROMPT + self.tokens), written=given * self.tokens)
@@ -124,11 +127,11 @@ def _read(path: Path) -> Sequence[Instruction]:
 
 
 def _row(given: Instruction, put: Prompt, answer: Written, loss: float | None) -> dict[str, Any]:
-    # A model without a chat template goes on to invent the next instruction.
-    reply = answer.text.partition(f"\n{MARK}")[0]
+    # A model without a chat template goes on to invent the next instruction, or does nothing else.
+    reply = f"\n{answer.text}".partition(f"\n{MARK}")[0].strip()
     followed = given.is_followed(reply) if given.is_followed else None
-    return {"id": given.id, "instruction": given.text, "prompt": put.text, "answer": answer.text, "verdict": followed,
-            "repetition": repetition(answer.ids), "base_loss": loss, "empty": not answer.text}
+    return {"id": given.id, "instruction": given.text, "prompt": put.text, "answer": reply, "verdict": followed,
+            "repetition": repetition(answer.ids), "base_loss": loss, "empty": not reply}
 
 
 def _rate(judge: Judge, samples: Sequence[dict[str, Any]], subject: Subject) -> int:

@@ -63,6 +63,9 @@ class Mmlu(Evaluation):
             return f"{error.message} ({error.hint})"
         return None
 
+    def sources(self) -> Sequence[Path]:
+        return _files(Path(self.source).expanduser()) if _is_file(self.source) else ()
+
     def cost(self, subject: Subject) -> Cost:
         read = self.questions * TOKENS_OF_QUESTION
         if self.format == "generation":

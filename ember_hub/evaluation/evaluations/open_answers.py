@@ -90,7 +90,8 @@ def open_prompts(questions: Sequence[Question], pack: ConceptPack, tokenizer: Pr
 
 def reply(written: Written) -> str:
     """The answer alone: a model without a chat template goes on to invent the next question."""
-    return written.text.partition(f"\n{WORDINGS['measure'][0].partition(' ')[0]}")[0].strip()
+    # At the very start too: then nothing was answered.
+    return f"\n{written.text}".partition(f"\n{WORDINGS['measure'][0].partition(' ')[0]}")[0].strip()
 
 
 def judged(judge: Judge, questions: Sequence[Question], texts: Sequence[str], progress: Progress) -> list[int | None]:

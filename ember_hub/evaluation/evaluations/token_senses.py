@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from ember_hub.concepts.background import letters_of, surfaces
+from ember_hub.errors import EvaluationError
 from ember_hub.evaluation.base import Battery, Cost, Evaluation
 from ember_hub.evaluation.language import neutral_loss
 from ember_hub.evaluation.reading import Measured, Reading
@@ -59,6 +61,9 @@ class TokenSenses(Evaluation):
             logprobs = token_logprobs(loaded, [sense.text for sense in senses], progress=subject.progress, title="token senses")
             own = neutral_loss(loaded, sentences, subject.progress) if sentences else []
         losses = [-float(l.double().mean()) for l in logprobs]
+        if not all(map(isfinite, (*losses, *own))):
+            raise EvaluationError("the model computes NaN on text with edited tokens",
+                                  hint="its edited rows are broken, or too large for its number type")
         of_tokens: dict[str, list[float]] = {}
         for sense, loss in zip(senses, losses, strict=True):
             of_tokens.setdefault(str(sense.token), []).append(loss)

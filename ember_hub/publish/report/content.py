@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from ember_hub.evaluation.verdict import LEFT_OUT, NO_ATTACK
 from ember_hub.publish.view import AT_CHANCE, reason
 
 TOKENS_SHOWN = 60
@@ -24,8 +25,8 @@ MEASURES: Mapping[str, str] = MappingProxyType({
 PARTS: Mapping[str, str] = MappingProxyType({"concept": "concept", "near_domain": "near topics", "general": "general"})
 KINDS: Mapping[str, str] = MappingProxyType({"open": "Open answers", "letters": "Letters in writing"})
 STATES: Mapping[str, str] = MappingProxyType({
-    "edited": "This model", "base": "Base", "ember-only": "EMBER alone", "rmu-only": "RMU alone", "random-edit": "Random edit",
-    "never-known": "Never knew",
+    "edited": "This model", "base": "Base", "ember-only": "EMBER alone", "rmu-only": "RMU alone",
+    "random-edit": "Random edit instead", "never-known": "Never knew",
 })
 
 
@@ -113,7 +114,9 @@ def claim(report: Mapping[str, Any]) -> str:
     if worst and share.value is not None:
         interval = share.interval.replace("–", "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}")
         sure = f" ({interval})" if interval else ""
-        return f"Worst case: “{worst['title']}” brings back {share.text}{sure} of what the base knew."
+        return f"Worst case: “{worst['title']}” brings back {share.text}{sure} of what the base knew." \
+            if worst["name"] != NO_ATTACK else (
+            f"Worst case: without any attack {share.text}{sure} of what the base knew is still there; no attack shows more.")
     if report["battery"] == "none":
         return "Nothing was measured: how the edited model answers, and how easily the knowledge comes back, is not known."
     why = reason(report, "recovered")
@@ -126,29 +129,29 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
     """What was erased, what survived, what comes back, and how the model writes."""
     told = (("efficacy", "Erased", "of what the base knew about the concept is gone"),
             ("specificity", "Survived", "of what it knew about near topics and the world is left"),
-            ("recovered", "Brought back", "of what it knew about the concept is there again after the worst attack"),
+            ("recovered", "Brought back", "of what it knew about the concept is there in the worst case"),
             ("coherence", "Fluent", "of its fluency and readiness to answer is left"))
-    interval = report["recovered_interval"] or (None, None)
-    return [Verdict(name, heading, Measure(report[name], *(interval if name == "recovered" else ())), says)
-            for name, heading, says in told]
+    bounds = {**(report["intervals"] or {}), "recovered": report["recovered_interval"]}
+    return [Verdict(name, heading, Measure(report[name], *(bounds.get(name) or ())), says) for name, heading, says in told]
 
 
 def failed_gates(report: Mapping[str, Any]) -> list[str]:
     """Limits of the run that do not hold."""
-    return [f"{gate['name']} " + ("was not measured" if gate["value"] is None else f"is {gate['value']:.2f}")
-            + f", the limit is {gate['limit']:g}" for gate in report["gates"] if not gate["passed"]]
+    return [f"{gate['name']} " + ("was not measured" if gate["value"] is None else f"is {gate['value']:.4g}")
+            + f", the limit is {gate['limit']:.4g}" for gate in report["gates"] if not gate["passed"]]
 
 
 def before_after(report: Mapping[str, Any]) -> Table:
     """Every measure before, after, and under the worst attack."""
     by = {(s["name"], s["stage"]): s for s in report["scores"]}
-    stages = ["base", "edited", *([f"attack:{report['worst_attack']['name']}"] if report["worst_attack"] else [])]
+    worst = report["worst_attack"]
+    stages = ["base", "edited", *([f"attack:{worst['name']}"] if worst and worst["name"] != NO_ATTACK else [])]
     rows: list[list[Cell]] = []
     for name in _in_order(name for name, stage in by if stage in stages):
         found = [by.get((name, stage)) for stage in stages]
         counts, chance = {s["n"] for s in found if s}, {s["chance"] for s in found if s} - {None}
-        rows.append([_measure(name), *map(Measure.of, found), _p(by.get((name, "edited"))),
-                     "–".join(map(str, sorted({min(counts), max(counts)}))), Measure(min(chance, default=None)).text])
+        rows.append([measure_title(name), *map(Measure.of, found), _p(by.get((name, "edited"))),
+                     "–".join(map(str, sorted({min(counts), max(counts)}))), _chances(chance)])
     return Table(["", "Before", "After", *["Worst attack"][:len(stages) - 2], "p", "n", "Chance"], rows)
 
 
@@ -211,10 +214,26 @@ def facts(report: Mapping[str, Any]) -> Table:
         rows.insert(1, ["Audited", f"{audited['repo_id'] or audited['name']} at {audited['commit'] or 'an unknown commit'}"])
     known = (report["known"] or {}).items()
     asked = ", ".join(f"{PARTS.get(part, part)} {row['known']} of {row['asked']}" for part, row in known)
-    rows += [["Questions the base knows", asked or "not measured"], ["Battery", report["battery"]], ["Seed", str(report["seed"])],
+    rows += [["Questions the base knows", asked or "not measured"], ["Battery", battery(report)], ["Seed", str(report["seed"])],
              *([name, text] for name, text in report["environment"].items()),
              ["Time", f"{sum(report['seconds'].values()) / 60:,.1f} minutes"]]
     return Table(["", ""], rows, texts=2)
+
+
+def battery(report: Mapping[str, Any]) -> str:
+    """Which battery was run, and whether all of it was."""
+    left_out = any(i["not_measured"] == LEFT_OUT for i in (*report["evaluations"], *report["attacks"]))
+    return f"{report['battery']}, in part" if left_out else report["battery"]
+
+
+def attacked_controls(report: Mapping[str, Any]) -> str:
+    """Which model states were attacked beside the edited one, in words."""
+    told = {"base": "the unedited base", "never-known": "the base with a concept that nobody can know", "random-edit":
+            "a random edit of the same size in its place" if report["audited"] else
+            "a random edit of the same size in EMBER's place"}
+    found = list(dict.fromkeys(s for attack in report["attacks"] for s in attack["arms"] if s != "edited"))
+    words = [told.get(state) or state_title(state) for state in found]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def state_title(state: str) -> str:
@@ -241,11 +260,17 @@ def _attack(attack: Mapping[str, Any]) -> Titled:
     return Titled(sentence(attack["title"]), "; ".join(remark for remark, holds in remarks if holds), attack["is_worst"])
 
 
-def _measure(name: str) -> str:
+def measure_title(name: str) -> str:
+    """How a score is called."""
     part = next((part for part in PARTS if name.endswith(f"_{part}")), "")
     kind = name.removesuffix(f"_{part}")
     told = KINDS.get(kind) or sentence(kind.replace("_", " "))
     return MEASURES.get(name) or (f"{told}, {PARTS[part]}" if part else told)
+
+
+def _chances(found: Iterable[float]) -> str:
+    """An attack that asks in another way may have another chance level."""
+    return "–".join(f"{chance:.2f}" for chance in sorted(set(found))) or Measure(None).text
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

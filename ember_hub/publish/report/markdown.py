@@ -23,9 +23,11 @@ def markdown(report: Mapping[str, Any], figures: Mapping[str, str] | None = None
         figures: addresses of the figures by name, relative to where the text will lie; without them none is shown.
     """
     shown = {name: f"![{escape(alt_text(report, name))}]({link})" for name, link in (figures or {}).items()}
+    changes = content.before_after(report)
+    headed = "## Before, after, and under the worst attack" if len(changes.header) > 6 else "## Before and after"
     parts = [f"# {escape(' '.join(content.title(report)))}", f"**{escape(content.claim(report))}**", _failed(report),
              _verdicts(report), _warnings(report), "## Can it be brought back?", shown.get("attacks"), *_attacks(report),
-             shown.get("relearning"), "## Before, after, and under the worst attack", _table(content.before_after(report)), _LEGEND,
+             shown.get("relearning"), headed, _table(changes), _LEGEND,
              "## Controls without an attack", _table(content.controls(report)), "## Inside the model", shown.get("layers"),
              shown.get("tokens"), *_tokens(report), "## What was measured", _table(content.evaluations(report)),
              "## How to repeat it", block(report["command"]), _table(content.methods(report)), _table(content.facts(report)),

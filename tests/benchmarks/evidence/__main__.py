@@ -13,6 +13,8 @@ import re
 import sys
 from pathlib import Path
 
+from ember_hub.errors import ConfigError, EmberHubError
+
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 KEPT = Path(__file__).parents[1] / "results"
@@ -34,11 +36,19 @@ def main() -> None:
     parser.add_argument("--after-ember", action="store_true", help="search RMU's settings on the model that EMBER edited")
     parser.add_argument("--only", default="", help="regular expression: pieces that it finds nothing in are left for another run")
     parser.add_argument("--dtype", default="auto")
-    run(parser.parse_args())
+    given = parser.parse_args()
+    if given.rmu and given.after_ember:
+        parser.error("with --rmu no settings are searched, so --after-ember says nothing")
+    try:
+        run(given)
+    except EmberHubError as error:
+        sys.exit(f"Error: {error}\nHint: {error.hint}")
 
 
 def run(given: argparse.Namespace) -> None:
+    from ember_hub.concepts.check import require_fit
     from ember_hub.evaluation.token_tree import tried
+    from ember_hub.methods.registry import check_settings
     from ember_hub.source.load import load
     from ember_hub.source.ref import ModelRef
     from ember_hub.source.resolve import resolve
@@ -46,21 +56,30 @@ def run(given: argparse.Namespace) -> None:
     from tests.benchmarks.evidence.study import Study, with_general
     from tests.benchmarks.evidence.table import table
 
+    # Everything that can be wrong with what was given is found before hours of work, not in the middle of them.
+    packs = [_pack(concept.strip(), given.data, given.work) for concept in given.concepts.split(",")]
+    for pack in packs:
+        require_fit(pack)
+    settings = _settings(given.rmu)
+    check_settings("rmu", settings or {})
     clock = Clock()
     base = resolve(ModelRef.parse(given.model), clock)
     name = given.name or base.name
     loaded = tried(load(base.folder, dtype=given.dtype, progress=clock))
-    for concept in given.concepts.split(","):
-        pack = _pack(concept.strip(), given.data, given.work)
+    for pack in packs:
         if given.general:
             pack = with_general(pack, _general(given.general))
         Study(loaded, base.folder, pack, KEPT / name / pack.name, given.work, given.trials, clock, given.strength,
-              _settings(given.rmu), given.after_ember).run(given.only)
+              settings, given.after_ember).run(given.only)
     sys.stdout.write(table(KEPT / name))
 
 
 def _settings(text: str | None) -> dict[str, float] | None:
-    return {key: float(value) for key, _, value in (one.partition("=") for one in text.split(","))} if text else None
+    pairs = [one.partition("=") for one in text.split(",")] if text else []
+    try:
+        return {key.strip(): float(value) for key, _, value in pairs} or None
+    except ValueError as error:
+        raise ConfigError(f"--rmu {text!r} is no list of numbers", hint="write --rmu steering=4,steps=240") from error
 
 
 def _pack(name: str, data: Path | None, work: Path):

@@ -7,6 +7,7 @@ where it is missing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from ember_hub.edits import store
 from ember_hub.edits.apply import applied
 from ember_hub.edits.controls import random_rows
 from ember_hub.edits.edit import Edit, LowRankRows
+from ember_hub.errors import ConfigError
 from ember_hub.evaluation.attacks.relearning import RelearnLora, RelearnLoraStrong, RelearnPaper, Training
 from ember_hub.evaluation.evaluations.questions import NeutralText, Questions
 from ember_hub.evaluation.examination import Examiner, Measurement, Part, Syllabus
@@ -76,14 +78,37 @@ class Study:
 
     def run(self, only: str = "") -> None:
         """Measure the pieces that are missing. only: a regular expression that is found in their names."""
+        self._require_same()
         for name, measure in self.pieces().items():
             if re.search(only, name) and not (self.kept / f"{name}.json").is_file():
                 with self.clock.piece(f"{self.pack.name} {name}") as lap:
                     found = measure()
                 self._keep(name, found | {"seconds": lap.seconds})
 
+    def _require_same(self) -> None:
+        """Pieces that were made otherwise cannot stand in one table with these."""
+        path, now = self.kept / "about.json", _short(self._about())
+        then = self.read("about") if path.is_file() else now
+        if changed := [key for key, value in now.items() if then.get(key) != value]:
+            raise ConfigError(f"the pieces in {self.kept} were measured with another {' and '.join(changed)}",
+                              hint="give the same, or another --name for another folder")
+        self._keep("about", now | {"seconds": 0.0})
+
+    def _about(self) -> dict[str, Any]:
+        """Everything besides the model that decides the pieces."""
+        general = json.dumps([asdict(q) for q in self.pack.general])
+        return {"concept": self.pack.sha256, "general": hashlib.sha256(general.encode()).hexdigest(), "trials": self.trials,
+                "strength": self.fixed_strength, "rmu": dict(self.fixed_settings) if self.fixed_settings else None,
+                "after_ember": self.search_after_ember, "dtype": str(self.loaded.dtype)}
+
     def read(self, name: str) -> dict[str, Any]:
-        return json.loads((self.kept / f"{name}.json").read_text(encoding="utf-8"))
+        """Raises:
+        ConfigError: that piece was not measured.
+        """
+        path = self.kept / f"{name}.json"
+        if not path.is_file():
+            raise ConfigError(f"{path} is needed first", hint="measure it too: leave out --only, or widen it")
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def _keep(self, name: str, value: dict[str, Any]) -> None:
         self.kept.mkdir(parents=True, exist_ok=True)
@@ -188,20 +213,23 @@ class Study:
         ember = self._ember(self.read("strength")["strength"] or 0.0)
         if arm == EMBER:
             return as_stored(self.folder, ember)
-        path = self._large(f"edit-{arm}")
+        made_with = json.dumps([self.read("strength")["strength"], self.read("settings")["settings"]])
+        path = self._large(f"edit-{arm}-{hashlib.sha256(made_with.encode()).hexdigest()[:8]}")
         if not path.is_file():
             rows = {RMU: Edit.none(), BOTH: ember, RANDOM: self._random(ember)}[arm]
             method = Rmu(**self.read("settings")["settings"])
             with applied(self.loaded.model, rows):
                 prepared = method.prepare(self.loaded, self.pack, SEED, self.clock)
-                store.save(rows.then(method.fit(self.loaded, prepared, SEED, self.clock)), path)
+                store.save(rows.then(method.fit(self.loaded, prepared, SEED, self.clock)), path.with_suffix(".partial"))
+            path.with_suffix(".partial").replace(path)
         return as_stored(self.folder, store.load(path))
 
     def _random(self, ember: Edit) -> Edit:
         return random_rows(ember, {name: self.loaded.model.get_parameter(name) for name in ember.changes}, SEED)
 
     def _large(self, name: str, ending: str = ".safetensors") -> Path:
-        folder = self.work / self.kept.parent.name / self.kept.name
+        made_with = hashlib.sha256(json.dumps(self._about()).encode()).hexdigest()[:8]
+        folder = self.work / self.kept.parent.name / f"{self.kept.name}-{made_with}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}{ending}"
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ember_hub.evaluation.reading import Measured, Reading
 from ember_hub.evaluation.score import bootstrap
+from ember_hub.evaluation.verdict import harmonic_mean, kept
 
 ARMS = {"base": "base", "ember": "EMBER alone", "rmu": "RMU alone", "ember+rmu": "RMU after EMBER",
         "random+rmu": "RMU after a random edit"}
@@ -19,15 +20,18 @@ COLUMNS = {"concept_known": "concept", "concept_probability": "p(right)", "near_
            "general_known": "MMLU", "neutral_loss": "neutral, nats", "valid_mass_concept": "mass, concept",
            "valid_mass_other": "mass, other"}
 AT_MOST = 0.5
-"""The paper's claim: EMBER and the baseline regain at most this share of what the baseline alone regains."""
+"""What is asked of EMBER before a baseline: to regain at most this share of what the baseline alone regains.
+
+The paper reports up to half less; that of every concept is a stricter test.
+"""
 LOSS = 0.05
-"""And this much specificity is lost at most."""
+"""And to lose less specificity than this."""
 
 
 def table(folder: Path) -> str:
-    """Markdown: one table for each concept of a model, and one line on the claim."""
+    """Markdown: one table for each concept of a model, and some lines on the claim."""
     lines: list[str] = []
-    for concept in sorted(p for p in folder.iterdir() if p.is_dir()):
+    for concept in sorted(p for p in folder.glob("*") if p.is_dir()):
         states = {arm: _read(concept / f"state-{arm}.json") for arm in ARMS}
         attacked = {(arm, level): _read(concept / f"relearned-{level}-{arm}.json") for arm in ARMS for level in LEVELS}
         reached = frozenset(_piece(concept, "rows").get("reached", ()))
@@ -90,10 +94,10 @@ def _claim(states: Mapping[str, Measured | None], attacked: Mapping[tuple[str, s
         before, after = states["random+rmu"], attacked["random+rmu", level]
         if before and after:
             yield f"  - Is it EMBER? {_compared(_regained(before, after), both, 'random+rmu')}."
-    if states["rmu"] and states["ember+rmu"]:
-        lost = [_mean(states["rmu"], name) - _mean(states["ember+rmu"], name) for name in ("near_domain_known", "general_known")]
-        verdict = "holds" if max(lost) <= LOSS else "does not hold"
-        yield f"- Specificity against RMU alone: near-domain {-lost[0]:+.2f}, MMLU {-lost[1]:+.2f}. A loss under 5 %: {verdict}."
+    alone, both = (_specificity(states["base"], states[arm]) for arm in ("rmu", "ember+rmu"))
+    if alone is not None and both is not None:
+        verdict = "holds" if alone - both < LOSS else "does not hold"
+        yield f"- Specificity: RMU alone {alone:.3f}, RMU after EMBER {both:.3f}. A loss under 0.05: {verdict}."
 
 
 def _compared(without: Mapping[str, float], both: Mapping[str, float], arm: str = "rmu") -> str:
@@ -125,5 +129,12 @@ def _reading(measured: Measured | None, name: str) -> Reading:
     return reading
 
 
-def _mean(measured: Any, name: str) -> float:
-    return _reading(measured, name).mean
+def _specificity(base: Measured | None, measured: Measured | None) -> float | None:
+    """Harmonic mean of what is kept of the near domain and of general knowledge, above chance; as in every verdict."""
+    shares = []
+    for name in ("near_domain_known", "general_known"):
+        before, after = (state.named(name) if state else None for state in (base, measured))
+        if before is None or after is None:
+            return None
+        shares.append(kept(after.mean, before.mean, before.chance or 0.0))
+    return None if None in shares else harmonic_mean(shares)
