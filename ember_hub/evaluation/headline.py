@@ -60,7 +60,7 @@ def worst_case(evidence: Evidence, found: list[Recovery]) -> Recovery | None:
 
 def _plain(evidence: Evidence) -> Recovery | None:
     base, edited = evidence.reading(BASE, CONCEPT), evidence.reading(EDITED, CONCEPT)
-    if base is None or edited is None or evidence.is_at_chance("concept") or not in_pairs(base, edited)[0].size:
+    if base is None or edited is None or evidence.is_at_chance("concept"):
         return None
     value, interval = kept_with_interval(base, edited)
     return Recovery(NO_ATTACK, value, interval, None, hands_over=False, restores_by_definition=False)

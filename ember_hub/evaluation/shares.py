@@ -16,8 +16,10 @@ Interval = tuple[float, float]
 MASS = ("valid_mass_concept", "valid_mass_other")
 
 
-def kept_with_interval(before: Reading, after: Reading) -> tuple[float | None, Interval]:
+def kept_with_interval(before: Reading, after: Reading) -> tuple[float | None, Interval | None]:
     """What is shown after of what was shown before, each above its own chance, on what both were asked, with a 95 % interval.
+
+    Both are None where nothing was asked of both, or nothing above chance was shown before.
 
     The resampled interval is too narrow where all answers agree, so it reaches at least as far as Wilson's of what is shown
     after, at the mean before.
@@ -25,7 +27,9 @@ def kept_with_interval(before: Reading, after: Reading) -> tuple[float | None, I
     chance = after.chance or 0.0
     base, now = in_pairs(before, after)
     base, now = base - (before.chance or 0.0), now - chance
-    value = kept(float(now.mean()), float(base.mean()), 0.0)
+    value = kept(float(now.mean()), float(base.mean()), 0.0) if base.size else None
+    if value is None:
+        return None, None
     resampled = _resampled_ratio(now, base)
     bounds = wilson(float((now + chance).sum()), len(now))
     low, high = (min(1.0, max(0.0, (bound - chance) / float(base.mean()))) for bound in bounds)
@@ -48,10 +52,7 @@ def verdict_intervals(evidence: Evidence, state: str = EDITED) -> dict[str, Inte
 
 def _kept_of(evidence: Evidence, part: Part, state: str) -> Interval | None:
     base, now = (evidence.reading(s, f"{part}_known") for s in (BASE, state))
-    if base is None or now is None or evidence.is_at_chance(part) or not in_pairs(base, now)[0].size:
-        return None
-    value, interval = kept_with_interval(base, now)
-    return None if value is None else interval
+    return None if base is None or now is None or evidence.is_at_chance(part) else kept_with_interval(base, now)[1]
 
 
 def _coherence(evidence: Evidence, state: str) -> Interval | None:

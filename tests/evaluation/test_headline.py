@@ -9,10 +9,10 @@ import pytest
 from ember_hub.evaluation.attacks.relearning import RelearnLora
 from ember_hub.evaluation.gates import gate_rows
 from ember_hub.evaluation.headline import recoveries, worst, worst_case
-from ember_hub.evaluation.reading import Measured
+from ember_hub.evaluation.reading import Measured, Reading
 from ember_hub.evaluation.report import kept_knowledge, verdict
 from ember_hub.evaluation.score import wilson
-from ember_hub.evaluation.shares import verdict_intervals
+from ember_hub.evaluation.shares import kept_with_interval, verdict_intervals
 from tests.evaluation.evidence import evidence, state, under_attack
 
 KINDS = {"weak": RelearnLora, "strong": RelearnLora}
@@ -52,6 +52,12 @@ def test_verdicts_have_intervals_that_hold_them() -> None:
         assert 0 <= low <= value.to_json()[name] <= high <= 1
     assert bounds["efficacy"][1] - bounds["efficacy"][0] > 0.3, "twenty questions tell little"
     assert verdict_intervals(evidence(state(10), state(3)))["efficacy"] is None, "the base is at chance"
+
+
+def test_known_questions_that_the_base_answers_no_better_than_by_chance_give_no_share_and_no_interval() -> None:
+    """In the measured wordings it may be right in just one of four, though it is above chance on all questions."""
+    base, now = (Reading("concept_known", "accuracy", {str(i): float(i < right) for i in range(4)}, 0.25) for right in (1, 0))
+    assert kept_with_interval(base, now) == (None, None)
 
 
 def test_an_attack_that_tells_a_stranger_the_answers_does_not_count() -> None:
