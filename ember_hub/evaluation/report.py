@@ -11,6 +11,7 @@ from ember_hub.evaluation.base import CONCEPT
 from ember_hub.evaluation.evidence import BASE, EDITED, Evidence, in_pairs
 from ember_hub.evaluation.examination import PARTS, Part
 from ember_hub.evaluation.score import proportion
+from ember_hub.evaluation.shares import MASS
 from ember_hub.evaluation.verdict import Verdict, answering, coherence, harmonic_mean, kept
 
 
@@ -54,7 +55,7 @@ def _mean(evidence: Evidence, state: str, name: str) -> float | None:
 
 
 def _mass(evidence: Evidence, state: str) -> float:
-    values = [v for name in ("valid_mass_concept", "valid_mass_other") if (r := evidence.reading(state, name))
+    values = [v for name in MASS if (r := evidence.reading(state, name))
               for v in r.values.values()]
     return float(np.mean(values)) if values else 0.0
 

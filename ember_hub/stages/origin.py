@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from importlib.metadata import version
 from typing import Any
 
-from ember_hub import __version__
+from ember_hub.publish.reproduce.environment import environment
 from ember_hub.source.anatomy import empty_model
 from ember_hub.source.memory import parameter_count
 from ember_hub.stages.workshop import Workshop
@@ -16,12 +13,12 @@ from ember_hub.stages.workshop import Workshop
 def origin(shop: Workshop) -> dict[str, Any]:
     """Size and kind of the base as its checkpoint has it, not as it is loaded, and the machine at hand."""
     plan = empty_model(shop.base.folder, shop.settings.trust_remote_code, may_be_quantized=True)
-    return {"model": {"is_tied": shop.anatomy.is_tied, "parameters": parameter_count(plan)}, "environment": _environment()}
+    return {"model": {"is_tied": shop.anatomy.is_tied, "parameters": parameter_count(plan)},
+            "environment": _environment(shop.settings.device)}
 
 
-def _environment() -> dict[str, str]:
-    import torch
-
-    return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-            "torch": version("torch"), "transformers": version("transformers"), "ember_hub": __version__,
-            "cores": str(os.cpu_count()), "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none"}
+def _environment(device: str) -> dict[str, str]:
+    """What a reader of the report asks for first; `reproduce/environment.json` has all of it."""
+    about = environment(device)
+    versions = {name.replace("-", "_"): about["versions"][name] for name in ("torch", "transformers", "ember-hub")}
+    return {"python": about["python"], "platform": about["platform"], **versions, "cores": about["cores"], "gpu": about["gpu"]}
