@@ -7,21 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ember_hub.evaluation.titles import columns, in_order, score_title, sentence, state_title
+
 if TYPE_CHECKING:
     from ember_hub.pipeline import Outcome
 
-ROWS = (
-    ("concept questions it knew", "concept_known"),
-    ("  probability of the answer", "concept_probability"),
-    ("concept questions, all", "concept_all"),
-    ("near-domain it knew", "near_domain_known"),
-    ("general knowledge it knew", "general_known"),
-    ("mass on valid answers, concept", "valid_mass_concept"),
-    ("mass on valid answers, others", "valid_mass_other"),
-    ("neutral text, nats per token", "neutral_loss"),
-)
-ARMS = (("edited", "this model"), ("base", "base"), ("never-known", "never knew"))
-WIDTH = 34
+ARMS = ("edited", "base", "never-known")
+WIDTH = 42
 
 
 def print_report(outcome: Outcome) -> None:
@@ -45,15 +37,12 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield from _unmeasured(report)
         return
     by = {(s["name"], s["stage"]): s for s in report["scores"]}
-    controls = sorted({stage for _, stage in by if stage.startswith("control:") and "+" not in stage})
-    stages = [("before", "base"), ("after", "edited"), *((stage.removeprefix("control:"), stage) for stage in controls)]
+    controls = columns(stage.removeprefix("control:") for _, stage in by if stage.startswith("control:") and "+" not in stage)
+    stages = [("before", "base"), ("after", "edited"), *((state_title(state), f"control:{state}") for state in controls)]
     if by:
         yield _row("", [title for title, _ in stages])
-    known = [name for _, name in ROWS]
-    others = dict.fromkeys(name for name, stage in by if stage == "edited" and name not in known)
-    for title, name in (*ROWS, *((name.replace("_", " "), name) for name in others)):
-        if by.get((name, "edited")):
-            yield _row(title, [_cell(by.get((name, stage))) for _, stage in stages])
+    for name in in_order(name for name, stage in by if stage == "edited"):
+        yield _row(score_title(name), [_cell(by.get((name, stage))) for _, stage in stages])
     yield from _attacks(report)
     yield ""
     bounds = {**(report["intervals"] or {}), "recovered": report["recovered_interval"]}
@@ -81,10 +70,10 @@ def _attacks(report: Mapping[str, Any]) -> Iterator[str]:
     measured = [row for row in report["attacks"] if not row["not_measured"]]
     if measured:
         yield ""
-        yield _row("under attack: questions it knew", [*(title for _, title in ARMS), "brought back"])
+        yield _row("Under attack: concept, questions it knew", [*map(state_title, ARMS), "brought back"])
     for row in sorted(measured, key=lambda row: -(row["recovered"] or 0.0)):
         mark = " (hands the answers over)" if row["hands_over"] else " (by definition)" if row["restores_by_definition"] else ""
-        yield _row(row["title"], [*(_cell(row["arms"].get(arm)) for arm, _ in ARMS), _value(row["recovered"]) + mark])
+        yield _row(sentence(row["title"]), [*(_cell(row["arms"].get(arm)) for arm in ARMS), _value(row["recovered"]) + mark])
     for row in (*report["evaluations"], *report["attacks"]):
         if row["not_measured"]:
             yield f"not measured: {row['name']} ({row['not_measured']})"

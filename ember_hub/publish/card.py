@@ -12,40 +12,22 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ember_hub.errors import PublishError
+from ember_hub.evaluation.titles import columns, in_order, score_title, sentence, state_title
 from ember_hub.evaluation.verdict import NO_ATTACK
 from ember_hub.publish import base_card as original
 from ember_hub.publish.citation import bibtex
 from ember_hub.publish.markup import LOCAL_PATH, Safe, block, code, escape, limit, number, one_line, reference, table
 from ember_hub.publish.push import Form, default_repo
 from ember_hub.publish.report.alt import alt_text
-from ember_hub.publish.report.content import measure_title
 from ember_hub.publish.view import carries_less, of_form, reason
 from ember_hub.source.ref import is_repo_id
 
 BASE_WORDS = "<!-- from here on: the base's own words -->"
 """What stands after it is not ours."""
 TOKENS_SHOWN = 60
-TITLES: Mapping[str, str] = MappingProxyType({
-    "base": "Before", "edited": "After",
-    "concept_known": "Concept, known", "concept_all": "Concept, all",
-    "near_domain_known": "Near topics, known", "near_domain_all": "Near topics, all",
-    "general_known": "General, known", "general_all": "General, all",
-    "concept_probability": "Right answer's probability: concept",
-    "near_domain_probability": "Right answer's probability: near topics",
-    "general_probability": "Right answer's probability: general",
-    "valid_mass_concept": "Probability on valid answers: concept",
-    "valid_mass_other": "Probability on valid answers: other questions",
-    "neutral_loss": "Loss on neutral text (nats a token)",
-    "neutral_kl": "Divergence from the base on neutral text (nats a token)",
-})
-_ARMS: Mapping[str, str] = MappingProxyType({
-    "edited": "This model", "base": "Unedited base", "ember-only": "EMBER alone", "rmu-only": "RMU alone",
-    "random-edit": "Random edit of the same size instead", "never-known": "Base, invented concept",
-})
 
 
 def render(report: Mapping[str, Any], form: Form, *, base_card: str | None = None,
@@ -167,42 +149,44 @@ def _worst(report: Mapping[str, Any]) -> str | None:
     return worst["title"] if worst and worst["name"] != NO_ATTACK else None
 
 
-def _title(name: str) -> str:
-    return TITLES.get(name) or name.partition(":")[2] or measure_title(name)
+def _state(state: str) -> str:
+    return sentence(state_title(state))
+
+
+def _when(stage: str) -> str:
+    return {"base": "before", "edited": "after"}.get(stage) or stage.partition(":")[2]
 
 
 def _results(scores: Mapping[tuple[str, str], Mapping[str, Any]], names: Sequence[str]) -> Safe:
     """Before and after: one row for each name."""
     rows = []
-    for name in sorted(names, key=lambda name: [*TITLES, name].index(name)):
+    for name in in_order(names):
         found = [scores[name, stage] for stage in ("base", "edited") if (name, stage) in scores]
         counts, chance = dict.fromkeys(score["n"] for score in found), {s["chance"] for s in found} - {None}
-        rows.append([_title(name), *(_cell(scores.get((name, stage))) for stage in ("base", "edited")),
+        rows.append([score_title(name), *(_cell(scores.get((name, stage))) for stage in ("base", "edited")),
                      ", ".join(map(str, counts)), number(min(chance, default=None))])
-    return table(["", _title("base"), _title("edited"), "n", "Chance"], [row for row in rows if row[-2]])
+    return table(["", "Before", "After", "n", "Chance"], [row for row in rows if row[-2]])
 
 
 def _controls(scores: Mapping[tuple[str, str], Mapping[str, Any]]) -> Safe:
     """What each part of the edit does on its own."""
-    arms = [stage.removeprefix("control:") for stage in dict.fromkeys(stage for _, stage in scores)
-            if stage.startswith("control:") and "+" not in stage]
+    arms = columns(stage.removeprefix("control:") for _, stage in scores if stage.startswith("control:") and "+" not in stage)
     names = ("concept_known", "near_domain_known", "general_known")
-    rows = [[_ARMS.get(arm, arm), *(_cell(scores.get((name, stage))) for name in names)]
+    rows = [[_state(arm), *(_cell(scores.get((name, stage))) for name in names)]
             for arm, stage in [("base", "base"), ("edited", "edited"), *((a, f"control:{a}") for a in arms)]] if arms else []
-    return table(["", *map(_title, names)], rows)
+    return table(["", *map(score_title, names)], rows)
 
 
 def _attacked(attacks: Sequence[Mapping[str, Any]]) -> Safe:
     """Accuracy on known concept questions under each attack, for this model and its controls; the worst first."""
-    arms = [arm for arm in dict.fromkeys(["edited", "base", *(arm for row in attacks for arm in row["arms"])])
-            if any(arm in row["arms"] for row in attacks)]
+    arms = columns(arm for row in attacks for arm in row["arms"])
     rows = []
     for row in sorted(attacks, key=lambda row: (not row["is_worst"], -(row["recovered"] or 0.0))):
         note = "hands the answers over" if row["hands_over"] else "by definition" if row["restores_by_definition"] else ""
         share = Safe(f"{number(row['recovered'])}<br><sub>{note}</sub>" if note else number(row["recovered"]))
-        rows.append([row["title"].capitalize(), *(_cell(row["arms"].get(arm) and {"unit": "accuracy", **row["arms"][arm]})
+        rows.append([sentence(row["title"]), *(_cell(row["arms"].get(arm) and {"unit": "accuracy", **row["arms"][arm]})
                                                   for arm in arms), share])
-    return table(["", *(_ARMS.get(arm, arm) for arm in arms), "Brought back"], rows)
+    return table(["", *map(_state, arms), "Brought back"], rows)
 
 
 def _tokens(tokens: Sequence[Mapping[str, Any]]) -> Safe:
@@ -243,7 +227,7 @@ def _eval_results(report: Mapping[str, Any]) -> list[Any]:
     return [EvalResult(
         task_type="text-generation", dataset_type=f"ember-hub-{_slug(report['concept']['name'])}", dataset_config=part,
         dataset_name=f"Questions: {subject[part]}", dataset_split=score["split"], metric_type="accuracy",
-        metric_name=f"Accuracy, {score['name'].rpartition('_')[2]} questions, {_bare(_title(score['stage'])).lower()}",
+        metric_name=f"Accuracy, {score['name'].rpartition('_')[2]} questions, {_bare(_when(score['stage']))}",
         metric_value=score["value"])
         for score in report["scores"] for part in [score["name"].rpartition("_")[0]]
         if part in subject and score["unit"] == "accuracy" and number(score["value"]) != "–"

@@ -436,7 +436,7 @@ def test_a_patch_that_carries_one_step_claims_what_that_step_alone_was_measured_
                                                            "coherence": [0.98, 1.0], "harmonic": [0.0, 0.6]}}
     alone = next(s for s in report["scores"] if (s["name"], s["stage"]) == ("concept_known", "control:ember-only"))
     card, whole = render(report, "patch"), render(report, "model")
-    row = next(line for line in card.splitlines() if line.startswith("| Concept, known |"))
+    row = next(line for line in card.splitlines() if line.startswith("| Concept, questions it knew |"))
     assert f"{alone['value']:.2f}" in row
     assert "**0.11**<br><sub>[0.00,&nbsp;0.33]</sub>" in card
     assert "rmu" in metadata(whole)["tags"]

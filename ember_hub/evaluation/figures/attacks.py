@@ -89,7 +89,7 @@ def _draw_legend(figure: Figure, states: Sequence[str]) -> None:
         axes.set(xlim=(0, wide), ylim=(0, 1))
         for state in states[line:line + 5]:
             _mark(axes, state, right, 0.5)
-            text = axes.text(right + 0.17, 0.5, arm(state).name, fontsize=TYPE - 4, color=INK, va="center_baseline",
+            text = axes.text(right + 0.17, 0.5, style.label(state), fontsize=TYPE - 4, color=INK, va="center_baseline",
                              parse_math=False)
             right = _right(text) + 0.35
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from ember_hub.evaluation import titles
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -31,9 +33,8 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 @dataclass(frozen=True)
 class Arm:
-    """How one model state is drawn. Its name is set in `ink`, a darker tone where the colour is too light for type."""
+    """How one model state is drawn. Its label is set in `ink`, a darker tone where the colour is too light for type."""
 
-    name: str
     colour: str
     marker: str
     darker: str = ""
@@ -45,19 +46,23 @@ class Arm:
 
 # Okabe and Ito's palette: told apart by colour-blind readers too; the marker says it once more. Drawn in this order.
 ARMS: Mapping[str, Arm] = MappingProxyType({
-    "never-known": Arm("never knew", "#56B4E9", "X", "#2A7FB8"),
-    "random-edit": Arm("random edit", "#009E73", "D"),
-    "rmu-only": Arm("RMU alone", "#0072B2", "^"),
-    "ember-only": Arm("EMBER alone", "#CC79A7", "v"),
-    "base": Arm("base", "#4D4D4D", "s"),
-    "edited": Arm("this model", "#D55E00", "o"),
+    "never-known": Arm("#56B4E9", "X", "#2A7FB8"),
+    "random-edit": Arm("#009E73", "D"),
+    "rmu-only": Arm("#0072B2", "^"),
+    "ember-only": Arm("#CC79A7", "v"),
+    "base": Arm("#4D4D4D", "s"),
+    "edited": Arm("#D55E00", "o"),
 })
 
 
 def arm(name: str) -> Arm:
     """How a model state is drawn; states that nobody foresaw share one colour and marker."""
-    method = name.removesuffix("-only")
-    return ARMS.get(name) or Arm(printable(name if method == name else f"{method.upper()} alone", 11), "#E69F00", "P", "#946600")
+    return ARMS.get(name) or Arm("#E69F00", "P", "#946600")
+
+
+def label(name: str) -> str:
+    """What stands beside a model state's line: its title, as far as there is room."""
+    return printable(titles.state_title(name).removesuffix(" instead"), 11)
 
 
 def in_order(arms: Sequence[str]) -> list[str]:
@@ -67,7 +72,7 @@ def in_order(arms: Sequence[str]) -> list[str]:
 
 def sentence(title: str, most: int = 60) -> str:
     """A title as it stands at the beginning of a line, in characters that the typeface has."""
-    return printable(title[:1].upper() + title[1:], most)
+    return printable(titles.sentence(title), most)
 
 
 def printable(text: str, most: int) -> str:
@@ -131,7 +136,7 @@ def draw_curve(axes: Axes, state: str, steps: Sequence[float], curve: Mapping[st
     axes.fill_between(steps, curve["low"], curve["high"], color=look.colour, linewidth=0, alpha=0.22 if is_own else 0.09)
     axes.plot(steps, curve["value"], color=look.colour, marker=look.marker, markersize=13 if is_own else 9,
               markevery=((len(steps) - 1) % every, every), linewidth=5 if is_own else 3, clip_on=False, zorder=5 if is_own else 4)
-    return curve["value"][-1], look.name, look.ink
+    return curve["value"][-1], label(state), look.ink
 
 
 def draw_level(axes: Axes, value: float, name: str) -> tuple[float, str, str]:
@@ -151,7 +156,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         axes.plot([start, stop], [value, height], color=colour, linewidth=1.5, transform=axes.transAxes,
                   clip_on=False, solid_capstyle="round")
         axes.text(text, height, name, color=colour, fontsize=TYPE, va="center_baseline", transform=axes.transAxes,
-                  weight="bold" if name == ARMS["edited"].name else "normal", parse_math=False)
+                  weight="bold" if name == label("edited") else "normal", parse_math=False)
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
+from ember_hub.evaluation.titles import PARTS, columns, in_order, score_title, sentence, state_title
 from ember_hub.evaluation.verdict import LEFT_OUT, NO_ATTACK
 from ember_hub.publish.view import AT_CHANCE, reason
 
 TOKENS_SHOWN = 60
-MEASURES: Mapping[str, str] = MappingProxyType({
-    "concept_known": "Concept, questions it knew", "concept_all": "Concept, all questions",
-    "concept_probability": "Concept, probability of the answer",
-    "near_domain_known": "Near topics, questions it knew", "near_domain_all": "Near topics, all questions",
-    "near_domain_probability": "Near topics, probability of the answer",
-    "general_known": "General, questions it knew", "general_all": "General, all questions",
-    "general_probability": "General, probability of the answer",
-    "valid_mass_concept": "Probability on valid answers, concept", "valid_mass_other": "Probability on valid answers, others",
-    "neutral_loss": "Loss on neutral text (nats a token)", "neutral_kl": "Divergence from the base (nats a token)",
-    "mmlu": "MMLU", "mmlu_probability": "MMLU, probability of the answer",
-})
-PARTS: Mapping[str, str] = MappingProxyType({"concept": "concept", "near_domain": "near topics", "general": "general"})
-KINDS: Mapping[str, str] = MappingProxyType({"open": "Open answers", "letters": "Letters in writing"})
-STATES: Mapping[str, str] = MappingProxyType({
-    "edited": "This model", "base": "Base", "ember-only": "EMBER alone", "rmu-only": "RMU alone",
-    "random-edit": "Random edit instead", "never-known": "Never knew",
-})
 
 
 @dataclass(frozen=True)
@@ -147,10 +130,10 @@ def before_after(report: Mapping[str, Any]) -> Table:
     worst = report["worst_attack"]
     stages = ["base", "edited", *([f"attack:{worst['name']}"] if worst and worst["name"] != NO_ATTACK else [])]
     rows: list[list[Cell]] = []
-    for name in _in_order(name for name, stage in by if stage in stages):
+    for name in in_order(name for name, stage in by if stage in stages):
         found = [by.get((name, stage)) for stage in stages]
         counts, chance = {s["n"] for s in found if s}, {s["chance"] for s in found if s} - {None}
-        rows.append([measure_title(name), *map(Measure.of, found), _p(by.get((name, "edited"))),
+        rows.append([score_title(name), *map(Measure.of, found), _p(by.get((name, "edited"))),
                      "–".join(map(str, sorted({min(counts), max(counts)}))), _chances(chance)])
     return Table(["", "Before", "After", *["Worst attack"][:len(stages) - 2], "p", "n", "Chance"], rows)
 
@@ -162,13 +145,13 @@ def attacks(report: Mapping[str, Any], *, are_counted: bool) -> Table:
         are_counted: those that may be the worst case, or those that hand the answers over or undo the edit by definition.
     """
     measured = [a for a in report["attacks"] if a["arms"]]
-    states = sorted({state for a in measured for state in a["arms"]}, key=lambda s: [*STATES, s].index(s))
+    states = columns(state for a in measured for state in a["arms"])
     chosen = [a for a in measured if are_counted != (a["hands_over"] or a["restores_by_definition"])]
     rows: list[list[Cell]] = [
         [_attack(a), Measure(a["recovered"], *(a["recovered_interval"] or ())),
          *(Measure.of(a["arms"].get(state)) for state in states), Measure(a["taught"]).text]
         for a in sorted(chosen, key=lambda a: -(a["recovered"] or 0.0))]
-    return Table(["", "Recovered", *map(state_title, states), "Taught"], rows)
+    return Table(["", "Recovered", *map(_state, states), "Taught"], rows)
 
 
 def controls(report: Mapping[str, Any]) -> Table:
@@ -177,7 +160,7 @@ def controls(report: Mapping[str, Any]) -> Table:
     names = ("concept_known", "near_domain_known", "general_known")
     states = [state for state in dict.fromkeys(["base", "edited", *(state for _, state in by)])
               if not state.startswith("attack:") and any((name, state) in by for name in names)]
-    rows: list[list[Cell]] = [[state_title(state), *(Measure.of(by.get((name, state))) for name in names)] for state in states]
+    rows: list[list[Cell]] = [[_state(state), *(Measure.of(by.get((name, state))) for name in names)] for state in states]
     return Table(["", "Concept", "Near topics", "General"], rows)
 
 
@@ -236,21 +219,14 @@ def attacked_controls(report: Mapping[str, Any]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def state_title(state: str) -> str:
-    """How a model state is called."""
-    method = state.removesuffix("-only")
-    return STATES.get(state) or (sentence(state) if method == state else f"{method.upper()} alone")
-
-
-def sentence(text: str) -> str:
-    """A title as it stands at the beginning of a line."""
-    return text[:1].upper() + text[1:]
-
-
 def settings(values: Mapping[str, Any]) -> str:
     """Settings on one line, less those that are not set."""
     return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
                      for name, value in values.items() if value is not None)
+
+
+def _state(state: str) -> str:
+    return sentence(state_title(state))
 
 
 def _attack(attack: Mapping[str, Any]) -> Titled:
@@ -260,22 +236,9 @@ def _attack(attack: Mapping[str, Any]) -> Titled:
     return Titled(sentence(attack["title"]), "; ".join(remark for remark, holds in remarks if holds), attack["is_worst"])
 
 
-def measure_title(name: str) -> str:
-    """How a score is called."""
-    part = next((part for part in PARTS if name.endswith(f"_{part}")), "")
-    kind = name.removesuffix(f"_{part}")
-    told = KINDS.get(kind) or sentence(kind.replace("_", " "))
-    return MEASURES.get(name) or (f"{told}, {PARTS[part]}" if part else told)
-
-
 def _chances(found: Iterable[float]) -> str:
     """An attack that asks in another way may have another chance level."""
     return "–".join(f"{chance:.2f}" for chance in sorted(set(found))) or Measure(None).text
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    unique = list(dict.fromkeys(names))
-    return sorted(unique, key=lambda name: [*MEASURES, *unique].index(name))
 
 
 def _p(score: Mapping[str, Any] | None) -> str:

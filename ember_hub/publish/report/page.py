@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ember_hub.evaluation.titles import sentence
 from ember_hub.publish.markup import one_line, papers, portable, visible
 from ember_hub.publish.report import content
 from ember_hub.publish.report.alt import alt_text
@@ -50,7 +51,7 @@ def _parts(report: Mapping[str, Any]) -> dict[str, Any]:
     repo_id = report["model"]["repo_id"]
     return {
         "report": report, "title": content.title(report), "claim": content.claim(report), "verdicts": content.verdicts(report),
-        "failed": content.failed_gates(report), "warnings": [*map(content.sentence, report["warnings"])],
+        "failed": content.failed_gates(report), "warnings": [*map(sentence, report["warnings"])],
         "before_after": content.before_after(report),
         "attacks": content.attacks(report, are_counted=True), "apart": content.attacks(report, are_counted=False),
         "controls": content.controls(report), "attacked_controls": content.attacked_controls(report),
