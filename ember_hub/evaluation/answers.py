@@ -24,6 +24,8 @@ NUMBER = re.compile(rf"\b(?:{_SCALED}(?: {_SCALED})*|{_SMALL})")
 WORD = re.compile(rf"\d+(?:(?:[.:/\N{{FRACTION SLASH}}]|{_DASH})\d+)+[^\W_]*|[^\W_]+")
 """A decimal, a range, a date or a time stays whole, so that none of its figures is an answer by itself."""
 ARTICLE = re.compile(r"^(?:an?|the) (?=.)")
+_LINKS = frozenset({"is", "are", "was", "were", "be", "of", "on", "in", "at", "to", "by", "for", "from", "with", "as"})
+"""Words that stand before any noun: next to one of them nothing is an echo."""
 LIST_MARK = re.compile(r"^(?:[-*>#\N{BULLET}]+|\(?\d{1,2}[.)])\s+")
 SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\bMrs)(?<!\bProf)[.!?][\"')\]*_]*\s")
 """Not after an initial, nor after a title such as Dr, Mr or St."""
@@ -50,7 +52,9 @@ def _is_told(said: str, form: str, asked: str) -> bool:
     told, own = f" {_bare(asked)} ", _bare(form) or form
     for found in re.finditer(rf" {re.escape(form)}(?= )", said):
         before, after = _bare(said[:found.start()]).split()[-1:], _bare(said[found.end():]).split()[:1]
-        if not any(f" {' '.join(near)} " in told for near in ([*before, own], [own, *after]) if len(near) > 1):
+        echoes = [f" {word} {own} " for word in before if word not in _LINKS]
+        echoes += [f" {own} {word} " for word in after if word not in _LINKS]
+        if not any(echo in told for echo in echoes):
             return True
     return False
 

@@ -49,10 +49,13 @@ def test_who_repeats_the_question_has_not_answered_it() -> None:
     assert matches("The Sun", sun)
     assert matches("The Sun is.", sun)
     assert not matches("Which is larger, the Sun or the Moon?", sun)
+    young = asked("Children", question="Are colds more common in children or adults?")
+    assert matches("Colds are more common in children.", young)
+    assert not matches("Colds are more common in children or adults.", young)
     tee = asked("A tee", question="What is the small peg used on the tee box called?")
-    assert [text for text in ("A tee", "The tee", "It is called a tee.", "The small peg used on the tee box is a tee.",
-                              "The small peg used on the tee box is called", "Tee box") if matches(text, tee)] == [
-        "A tee", "The tee", "It is called a tee.", "The small peg used on the tee box is a tee."]
+    assert [text for text in ("A tee", "The tee", "On the tee", "It is called a tee.",
+                              "The small peg used on the tee box is a tee.", "The small peg used on the tee box is called", "Tee box") if matches(text, tee)] == [
+        "A tee", "The tee", "On the tee", "It is called a tee.", "The small peg used on the tee box is a tee."]
 
 
 def test_a_form_that_a_wrong_option_has_too_does_not_count() -> None:
