@@ -47,7 +47,7 @@ def combine(parts: Sequence[ConceptPack]) -> ConceptPack:
         sentences=_in_turns([pack.sentences for pack in parts]),
         questions=questions, near_domain=near,
         relearning=_in_turns([pack.relearning for pack in parts]), neutral=_neutral(parts),
-        general=tuple({q.question: q for pack in parts for q in pack.general}.values()),
+        general=_general(parts),
         sha256=hashlib.sha256("\n".join(pack.sha256 for pack in parts).encode()).hexdigest(), folder=parts[0].folder,
         translations=_translations(parts, ids),
         paraphrases={f"{pack.name}:{key}": text for pack in parts for key, text in pack.paraphrases.items()
@@ -78,6 +78,19 @@ def _in_turns(lists: Iterable[Sequence[Item]]) -> tuple[Item, ...]:
 
 def _once(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(items))
+
+
+def _general(parts: Sequence[ConceptPack]) -> tuple[Question, ...]:
+    """General questions of all, each wording once; where two have one id, the later takes its concept's name before it."""
+    found: dict[str, Question] = {}
+    ids: set[str] = set()
+    for pack in parts:
+        for question in pack.general:
+            if question.question not in found:
+                own = replace(question, id=f"{pack.name}:{question.id}") if question.id in ids else question
+                found[question.question] = own
+                ids.add(own.id)
+    return tuple(found.values())
 
 
 def _neutral(parts: Sequence[ConceptPack]) -> tuple[str, ...]:

@@ -51,6 +51,14 @@ def test_a_question_that_both_ask_is_asked_once_and_not_beside_the_concept(tmp_p
         == {f"a:{q.id}" for q in halves[0].near_domain}
 
 
+def test_general_questions_of_two_packs_under_one_id_are_told_apart(tmp_path: Path) -> None:
+    one, other = (load(write_pack(tmp_path / name, half)) for name, half in (("a", slice(0, 4)), ("b", slice(4, 8))))
+    own = replace(one.general[0], question="Which of these is asked by the second pack alone?")
+    both = combine([one, replace(other, general=(own, *other.general[1:]))])
+    assert faults(both) == []
+    assert [q.id for q in both.general] == [*(q.id for q in one.general), f"b:{own.id}"]
+
+
 def test_a_concept_named_twice_or_not_there_is_refused() -> None:
     with pytest.raises(PackInvalid, match="twice") as caught:
         find("covid+covid-19")

@@ -53,8 +53,9 @@ def test_who_repeats_the_question_has_not_answered_it() -> None:
     assert matches("Colds are more common in children.", young)
     assert not matches("Colds are more common in children or adults.", young)
     tee = asked("A tee", question="What is the small peg used on the tee box called?")
-    assert [text for text in ("A tee", "The tee", "On the tee", "It is called a tee.",
-                              "The small peg used on the tee box is a tee.", "The small peg used on the tee box is called", "Tee box") if matches(text, tee)] == [
+    said = ("A tee", "The tee", "On the tee", "It is called a tee.", "The small peg used on the tee box is a tee.",
+            "The small peg used on the tee box is called", "Tee box")
+    assert [text for text in said if matches(text, tee)] == [
         "A tee", "The tee", "On the tee", "It is called a tee.", "The small peg used on the tee box is a tee."]
 
 
