@@ -17,6 +17,12 @@ _DAY = {"Y": "2024", "y": "24", "m": "07", "d": "26", "B": "July", "b": "Jul", "
 """The day that Llama's template states where there is no clock, by the letter under which a format asks for each part."""
 
 
+def has_chat(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer has a chat template; of several templates for several ends, one for plain conversation."""
+    template = tokenizer.chat_template
+    return "default" in template if isinstance(template, dict) else bool(template)
+
+
 def chat(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text as a user's turn in the model's own chat template, up to where the answer begins.
 

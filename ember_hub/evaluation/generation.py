@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ember_hub.concepts.prompts import chat
+from ember_hub.concepts.prompts import chat, has_chat
 from ember_hub.progress import Progress, Quiet
 from ember_hub.source.load import transformers_reports_to
 
@@ -64,7 +64,7 @@ class Written:
 
 def prompt(tokenizer: PreTrainedTokenizerBase, turn: str, plain: str) -> Prompt:
     """`turn` as a user's turn, for a model with a chat template; `plain`, which the model continues, for any other."""
-    is_chat = bool(tokenizer.chat_template)
+    is_chat = has_chat(tokenizer)
     text = chat(turn, tokenizer) if is_chat else plain
     return Prompt(text, tuple(tokenizer(text, add_special_tokens=not is_chat).input_ids))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ember_hub.concepts.pack import Question
-from ember_hub.concepts.prompts import LETTERS, chat, letter_prompt
+from ember_hub.concepts.prompts import LETTERS, chat, has_chat, letter_prompt
 from ember_hub.evaluation.token_tree import Text
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _write(q: Question, format: Format, purpose: Purpose, variant: int, tokenize
         prompt, options = letter_prompt(q, rotations(purpose, len(q.options))[variant])
         in_chat, answers, right = True, LETTERS[: len(options)], options.index(q.answer)
     prompt = f"{frame.before}\n\n{prompt}" if frame.before else prompt
-    if in_chat and tokenizer.chat_template:
+    if in_chat and has_chat(tokenizer):
         # After a chat template an answer opens the line; anywhere else a space goes before it.
         space = " " if frame.begun else ""
         return chat(prompt, tokenizer) + frame.begun, [space + answer for answer in answers], True, right

@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ember_hub.concepts.pack import ConceptPack, Question
-from ember_hub.concepts.prompts import REQUEST, chat, letter_prompt, statement
+from ember_hub.concepts.prompts import REQUEST, chat, has_chat, letter_prompt, statement
 from ember_hub.edits.edit import Edit, Replaced
 from ember_hub.methods.base import Method, Space
 from ember_hub.methods.blocks import Passage, passage, through
@@ -146,7 +146,7 @@ class Rmu(Method):
 
 def _anchor(question: Question, loaded: LoadedModel) -> tuple[str, str]:
     prompt, _ = letter_prompt(question)
-    text = chat(prompt, loaded.tokenizer) if loaded.tokenizer.chat_template else prompt
+    text = chat(prompt, loaded.tokenizer) if has_chat(loaded.tokenizer) else prompt
     return text, text[: text.rindex(REQUEST)]
 
 

@@ -112,5 +112,10 @@ def test_a_prompt_is_a_users_turn_where_there_is_a_template_and_plain_text_where
     tokenizer = load(llama_folder).tokenizer
     assert prompt(tokenizer, "Who?", "Q: Who?\nA:").text == "<bos><user>Who?<eos><assistant>"
     assert prompt(tokenizer, "Who?", "Q: Who?\nA:").ids.count(tokenizer.bos_token_id) == 1
+    own = tokenizer.chat_template
+    tokenizer.chat_template = {"default": own, "tool_use": "{{ tools }}"}
+    assert prompt(tokenizer, "Who?", "Q: Who?\nA:").text == "<bos><user>Who?<eos><assistant>"
+    tokenizer.chat_template = {"tool_use": own}
+    assert prompt(tokenizer, "Who?", "Q: Who?\nA:").text == "Q: Who?\nA:"
     tokenizer.chat_template = None
     assert prompt(tokenizer, "Who?", "Q: Who?\nA:").text == "Q: Who?\nA:"
