@@ -32,7 +32,7 @@ MASS_QUESTIONS = 20
 
 
 Epochs = Annotated[int, Field(ge=1, description="Passes over the texts.")]
-BatchSize = Annotated[int, Field(ge=1, description="Texts in a batch, padded to its longest.")]
+BatchSize = Annotated[int, Field(ge=1, description="Texts in a batch.")]
 Rate = Annotated[float, Field(gt=0, description="AdamW learning rate.")]
 EmbeddingRate = Annotated[float, Field(ge=0, description="Learning rate of the embedding; with an adapter, 0 leaves it out.")]
 Decay = Annotated[float, Field(ge=0, description="AdamW weight decay.")]

@@ -11,6 +11,7 @@ import os
 import random
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ember_hub.errors import ConfigError, EmberHubError
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, help="strength of the edit, in place of the one that a search would choose")
     parser.add_argument("--rmu", metavar="KEY=VALUE,...", help="settings of RMU, in place of those that a search would choose")
     parser.add_argument("--after-ember", action="store_true", help="search RMU's settings on the model that EMBER edited")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="train and relearn the arms of the claim again with these")
     parser.add_argument("--only", default="", help="regular expression: pieces that it finds nothing in are left for another run")
     parser.add_argument("--dtype", default="auto")
     given = parser.parse_args()
@@ -69,8 +71,10 @@ def run(given: argparse.Namespace) -> None:
     for pack in packs:
         if given.general:
             pack = with_general(pack, _general(given.general))
-        Study(loaded, base.folder, pack, KEPT / name / pack.name, given.work, given.trials, clock, given.strength,
-              settings, given.after_ember).run(given.only)
+        study = Study(loaded, base.folder, pack, KEPT / name / pack.name, given.work, given.trials, clock, given.strength,
+                      settings, given.after_ember)
+        for seed in (study.seed, *given.seeds):
+            replace(study, seed=seed).run(given.only)
     sys.stdout.write(table(KEPT / name))
 
 

@@ -53,6 +53,7 @@ class Study:
     kept: folder of the pieces, in the repository. work: folder for what is large.
     fixed_strength, fixed_settings: of the edit and of RMU, where no search shall choose them.
     search_after_ember: whether RMU's settings are searched on the edited model. Keep such pieces under another name.
+    seed: of RMU, of the random edit and of relearning. Another than the usual one shares the rows and settings of the usual.
     """
 
     loaded: LoadedModel
@@ -65,9 +66,13 @@ class Study:
     fixed_strength: float | None = None
     fixed_settings: Mapping[str, float] | None = None
     search_after_ember: bool = False
+    seed: int = SEED
 
     def pieces(self) -> dict[str, Callable[[], dict[str, Any]]]:
-        """Every piece by name, in the order in which they need one another."""
+        """Every piece by name, in the order in which they need one another; with another seed, those that training decides."""
+        if self.seed != SEED:
+            return {f"{name}-{arm}": piece for arm in (BOTH, RMU, RANDOM) for name, piece in (
+                ("state", partial(self._state, arm)), ("relearned-lora", partial(self._relearned, arm, "lora")))}
         pieces: dict[str, Callable[[], dict[str, Any]]] = {"base": self._base, "rows": self._rows, "strength": self._strength,
                                                            "settings": self._settings}
         # The claim to be tested first: both arms of it, before and after every level of relearning. Then the controls.
@@ -80,14 +85,14 @@ class Study:
         """Measure the pieces that are missing. only: a regular expression that is found in their names."""
         self._require_same()
         for name, measure in self.pieces().items():
-            if re.search(only, name) and not (self.kept / f"{name}.json").is_file():
-                with self.clock.piece(f"{self.pack.name} {name}") as lap:
+            if re.search(only, name) and not self._path(name).is_file():
+                with self.clock.piece(f"{self.pack.name} {name}, seed {self.seed}") as lap:
                     found = measure()
                 self._keep(name, found | {"seconds": lap.seconds})
 
     def _require_same(self) -> None:
         """Pieces that were made otherwise cannot stand in one table with these."""
-        path, now = self.kept / "about.json", _short(self._about())
+        path, now = self._path("about"), _short(self._about())
         then = self.read("about") if path.is_file() else now
         if changed := [key for key, value in now.items() if then.get(key) != value]:
             raise ConfigError(f"the pieces in {self.kept} were measured with another {' and '.join(changed)}",
@@ -105,16 +110,21 @@ class Study:
         """Raises:
         ConfigError: that piece was not measured.
         """
-        path = self.kept / f"{name}.json"
+        path = self._path(name)
         if not path.is_file():
             raise ConfigError(f"{path} is needed first", hint="measure it too: leave out --only, or widen it")
         return json.loads(path.read_text(encoding="utf-8"))
 
+    def _path(self, name: str) -> Path:
+        of_seed = self.seed != SEED and name.startswith(("state-", "relearned-"))
+        return (self.kept / f"seed-{self.seed}" if of_seed else self.kept) / f"{name}.json"
+
     def _keep(self, name: str, value: dict[str, Any]) -> None:
-        self.kept.mkdir(parents=True, exist_ok=True)
-        partial = self.kept / f".{name}.partial"
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(_short(value), ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        partial.replace(self.kept / f"{name}.json")
+        partial.replace(path)
 
     @cached_property
     def examiner(self) -> Examiner:
@@ -197,7 +207,7 @@ class Study:
         return LEVELS[level].measure(self._subject(arm)).to_json()
 
     def _subject(self, arm: str) -> Subject:
-        return Subject(self.loaded, self.edit(arm), self.pack, self.syllabus, self.base_predictions, (), SEED, self.clock)
+        return Subject(self.loaded, self.edit(arm), self.pack, self.syllabus, self.base_predictions, (), self.seed, self.clock)
 
     def _known(self) -> ConceptPack:
         """The pack with the test questions that the base knows alone: the others, two thirds of all, say nothing of erasure."""
@@ -213,19 +223,20 @@ class Study:
         ember = self._ember(self.read("strength")["strength"] or 0.0)
         if arm == EMBER:
             return as_stored(self.folder, ember)
-        made_with = json.dumps([self.read("strength")["strength"], self.read("settings")["settings"]])
+        made_with = json.dumps([self.read("strength")["strength"], self.read("settings")["settings"],
+                                *([self.seed] if self.seed != SEED else [])])
         path = self._large(f"edit-{arm}-{hashlib.sha256(made_with.encode()).hexdigest()[:8]}")
         if not path.is_file():
             rows = {RMU: Edit.none(), BOTH: ember, RANDOM: self._random(ember)}[arm]
             method = Rmu(**self.read("settings")["settings"])
             with applied(self.loaded.model, rows):
-                prepared = method.prepare(self.loaded, self.pack, SEED, self.clock)
-                store.save(rows.then(method.fit(self.loaded, prepared, SEED, self.clock)), path.with_suffix(".partial"))
+                prepared = method.prepare(self.loaded, self.pack, self.seed, self.clock)
+                store.save(rows.then(method.fit(self.loaded, prepared, self.seed, self.clock)), path.with_suffix(".partial"))
             path.with_suffix(".partial").replace(path)
         return as_stored(self.folder, store.load(path))
 
     def _random(self, ember: Edit) -> Edit:
-        return random_rows(ember, {name: self.loaded.model.get_parameter(name) for name in ember.changes}, SEED)
+        return random_rows(ember, {name: self.loaded.model.get_parameter(name) for name in ember.changes}, self.seed)
 
     def _large(self, name: str, ending: str = ".safetensors") -> Path:
         made_with = hashlib.sha256(json.dumps(self._about()).encode()).hexdigest()[:8]

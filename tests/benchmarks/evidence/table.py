@@ -36,7 +36,7 @@ def table(folder: Path) -> str:
         attacked = {(arm, level): _read(concept / f"relearned-{level}-{arm}.json") for arm in ARMS for level in LEVELS}
         reached = frozenset(_piece(concept, "rows").get("reached", ()))
         lines += [f"**{concept.name}**", "", *_table(states, attacked), "", *_about(concept)]
-        lines += [*_claim(states, attacked, reached), ""]
+        lines += [*_claim(states, attacked, reached), *_seeds(concept), ""]
     return "\n".join(lines)
 
 
@@ -74,7 +74,7 @@ def _about(concept: Path) -> Iterator[str]:
         passed = {True: "passes the gates on the tune split", False: "**passes no gate on the tune split**",
                   None: "was not searched"}[found["settings"]["passed"]]
         yield f"{len(found['rows']['tokens'])} rows at strength {found['strength']['strength']:g}; RMU ({rmu}) {passed}."
-    pieces = [json.loads(path.read_text(encoding="utf-8")) for path in concept.glob("*.json")]
+    pieces = [json.loads(path.read_text(encoding="utf-8")) for path in concept.rglob("*.json")]
     yield f"{sum(piece['seconds'] for piece in pieces) / 60:.0f} minutes on the machine that measured it."
 
 
@@ -98,6 +98,27 @@ def _claim(states: Mapping[str, Measured | None], attacked: Mapping[tuple[str, s
     if alone is not None and both is not None:
         verdict = "holds" if alone - both < LOSS else "does not hold"
         yield f"- Specificity: RMU alone {alone:.3f}, RMU after EMBER {both:.3f}. A loss under 0.05: {verdict}."
+
+
+def _seeds(concept: Path) -> Iterator[str]:
+    """The claim at the first level again, for every seed with which its arms were trained and relearned, and for their mean."""
+    folders = [concept, *sorted(concept.glob("seed-*"))]
+    for arm in ("rmu", "random+rmu"):
+        found = [pair for pair in ((_gains(folder, arm), _gains(folder, "ember+rmu")) for folder in folders) if all(pair)]
+        if len(found) > 1:
+            each = "; ".join(f"{one:+.2f} and {both:+.2f}" for one, both in (map(_mean, pair) for pair in found))
+            one, both = ({i: _mean({seed: gains[i] for seed, gains in enumerate(of_arm)}) for i in of_arm[0]}
+                         for of_arm in zip(*found, strict=True))
+            yield f"- LoRA, {len(found)} seeds: {ARMS[arm]} and RMU after EMBER regain {each}. Their means: {_compared(one, both, arm)}."
+
+
+def _gains(folder: Path, arm: str) -> dict[str, float]:
+    before, after = _read(folder / f"state-{arm}.json"), _read(folder / f"relearned-lora-{arm}.json")
+    return _regained(before, after) if before and after else {}
+
+
+def _mean(values: Mapping[Any, float]) -> float:
+    return sum(values.values()) / len(values)
 
 
 def _compared(without: Mapping[str, float], both: Mapping[str, float], arm: str = "rmu") -> str:
