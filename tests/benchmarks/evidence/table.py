@@ -109,7 +109,7 @@ def _seeds(concept: Path) -> Iterator[str]:
             each = "; ".join(f"{one:+.2f} and {both:+.2f}" for one, both in (map(_mean, pair) for pair in found))
             one, both = ({i: _mean({seed: gains[i] for seed, gains in enumerate(of_arm)}) for i in of_arm[0]}
                          for of_arm in zip(*found, strict=True))
-            yield f"- LoRA, {len(found)} seeds: {ARMS[arm]} and RMU after EMBER regain {each}. Their means: {_compared(one, both, arm)}."
+            yield f"- LoRA, {len(found)} seeds: {ARMS[arm]} and RMU after EMBER regain {each}. Means: {_compared(one, both, arm)}."
 
 
 def _gains(folder: Path, arm: str) -> dict[str, float]:
