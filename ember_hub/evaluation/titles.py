@@ -17,7 +17,12 @@ SCORES: Mapping[str, str] = MappingProxyType({
     "general_probability": "General, probability of the answer",
     "valid_mass_concept": "Probability on valid answers, concept", "valid_mass_other": "Probability on valid answers, others",
     "neutral_loss": "Loss on neutral text (nats a token)", "neutral_kl": "Divergence from the base (nats a token)",
+    "token_senses_loss": "Edited tokens as plain words (nats)", "pack_senses_loss": "The concept's words in other senses (nats)",
     "mmlu": "MMLU", "mmlu_probability": "MMLU, probability of the answer",
+    "letters_valid": "Letters in writing, a letter at all",
+    "instructions_followed": "Instructions, followed", "instructions_repetition": "Instructions, repetition",
+    "instructions_base_loss": "Instructions, loss under the base (nats)", "instructions_empty": "Instructions, nothing said",
+    "instructions_related": "Instructions, to the point", "instructions_fluent": "Instructions, fluent",
 })
 """In the order in which they are shown; others follow."""
 PARTS: Mapping[str, str] = MappingProxyType({"concept": "concept", "near_domain": "near topics", "general": "general"})

@@ -34,7 +34,8 @@ def announce(shop: Workshop) -> None:
     work, count = remaining(shop)
     if count:
         seconds = (work.read + TRAINED * work.trained + WRITTEN * work.written) / _reading_speed(shop)
-        shop.say("verify", f"{shop.settings.verify.battery} battery: {count} measurements to make, {_about(seconds)}")
+        what = "1 measurement" if count == 1 else f"{count} measurements"
+        shop.say("verify", f"{shop.settings.verify.battery} battery: {what} to make, {_about(seconds)}")
 
 
 def remaining(shop: Workshop) -> tuple[Cost, int]:

@@ -52,7 +52,8 @@ def attacks_figure(report: Mapping[str, Any], path: Path) -> Path | None:
     """
     measured = [attack for attack in report["attacks"] if "edited" in attack["arms"]]
     # By share, not by accuracy: attacks that ask in another way have another chance level.
-    rows = [Row.of(a) for a in sorted(measured, key=lambda a: (-(a["recovered"] or 0.0), -a["arms"]["edited"]["value"]))]
+    rows = [Row.of(a) for a in sorted(
+        measured, key=lambda a: (-(a["recovered"] or 0.0), not a["is_worst"], -a["arms"]["edited"]["value"]))]
     if not rows:
         return None
     counted, apart = [*_unattacked(report), *(r for r in rows if r.is_counted)], [r for r in rows if not r.is_counted]
