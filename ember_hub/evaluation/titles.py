@@ -35,6 +35,11 @@ def state_title(state: str) -> str:
     return STATES.get(state) or (state if method == state else f"{method.upper()} alone")
 
 
+def state_heading(state: str) -> str:
+    """The title of a model state as it stands at the head of a column or row."""
+    return sentence(state_title(state))
+
+
 def columns(states: Iterable[str]) -> list[str]:
     """Each state once, as a table has them: the edited model, the base, each part on its own, the controls."""
     places = {"edited": 0, "base": 1, "random-edit": 3, "never-known": 4}

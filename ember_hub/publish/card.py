@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ember_hub.errors import PublishError
-from ember_hub.evaluation.titles import columns, in_order, score_title, sentence, state_title
+from ember_hub.evaluation.titles import columns, in_order, score_title, sentence, state_heading
 from ember_hub.evaluation.verdict import NO_ATTACK
 from ember_hub.publish import base_card as original
 from ember_hub.publish.citation import bibtex
@@ -149,10 +149,6 @@ def _worst(report: Mapping[str, Any]) -> str | None:
     return worst["title"] if worst and worst["name"] != NO_ATTACK else None
 
 
-def _state(state: str) -> str:
-    return sentence(state_title(state))
-
-
 def _when(stage: str) -> str:
     return {"base": "before", "edited": "after"}.get(stage) or stage.partition(":")[2]
 
@@ -172,7 +168,7 @@ def _controls(scores: Mapping[tuple[str, str], Mapping[str, Any]]) -> Safe:
     """What each part of the edit does on its own."""
     arms = columns(stage.removeprefix("control:") for _, stage in scores if stage.startswith("control:") and "+" not in stage)
     names = ("concept_known", "near_domain_known", "general_known")
-    rows = [[_state(arm), *(_cell(scores.get((name, stage))) for name in names)]
+    rows = [[state_heading(arm), *(_cell(scores.get((name, stage))) for name in names)]
             for arm, stage in [("base", "base"), ("edited", "edited"), *((a, f"control:{a}") for a in arms)]] if arms else []
     return table(["", *map(score_title, names)], rows)
 
@@ -186,7 +182,7 @@ def _attacked(attacks: Sequence[Mapping[str, Any]]) -> Safe:
         share = Safe(f"{number(row['recovered'])}<br><sub>{note}</sub>" if note else number(row["recovered"]))
         rows.append([sentence(row["title"]), *(_cell(row["arms"].get(arm) and {"unit": "accuracy", **row["arms"][arm]})
                                                   for arm in arms), share])
-    return table(["", *map(_state, arms), "Brought back"], rows)
+    return table(["", *map(state_heading, arms), "Brought back"], rows)
 
 
 def _tokens(tokens: Sequence[Mapping[str, Any]]) -> Safe:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ember_hub.evaluation.titles import PARTS, columns, in_order, score_title, sentence, state_title
+from ember_hub.evaluation.titles import PARTS, columns, in_order, score_title, sentence, state_heading, state_title
 from ember_hub.evaluation.verdict import LEFT_OUT, NO_ATTACK
 from ember_hub.publish.view import AT_CHANCE, reason
 
@@ -151,7 +151,7 @@ def attacks(report: Mapping[str, Any], *, are_counted: bool) -> Table:
         [_attack(a), Measure(a["recovered"], *(a["recovered_interval"] or ())),
          *(Measure.of(a["arms"].get(state)) for state in states), Measure(a["taught"]).text]
         for a in sorted(chosen, key=lambda a: -(a["recovered"] or 0.0))]
-    return Table(["", "Recovered", *map(_state, states), "Taught"], rows)
+    return Table(["", "Recovered", *map(state_heading, states), "Taught"], rows)
 
 
 def controls(report: Mapping[str, Any]) -> Table:
@@ -160,7 +160,7 @@ def controls(report: Mapping[str, Any]) -> Table:
     names = ("concept_known", "near_domain_known", "general_known")
     states = [state for state in dict.fromkeys(["base", "edited", *(state for _, state in by)])
               if not state.startswith("attack:") and any((name, state) in by for name in names)]
-    rows: list[list[Cell]] = [[_state(state), *(Measure.of(by.get((name, state))) for name in names)] for state in states]
+    rows: list[list[Cell]] = [[state_heading(state), *(Measure.of(by.get((name, state))) for name in names)] for state in states]
     return Table(["", "Concept", "Near topics", "General"], rows)
 
 
@@ -223,10 +223,6 @@ def settings(values: Mapping[str, Any]) -> str:
     """Settings on one line, less those that are not set."""
     return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
                      for name, value in values.items() if value is not None)
-
-
-def _state(state: str) -> str:
-    return sentence(state_title(state))
 
 
 def _attack(attack: Mapping[str, Any]) -> Titled:
