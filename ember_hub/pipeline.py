@@ -140,6 +140,7 @@ def plan(settings: Settings, *, progress: Progress | None = None) -> dict[str, A
 def _by_measuring(shop: Workshop) -> None:
     """Choose on the tune split, verify on the test split, write what was verified."""
     check.examine_base(shop)
+    check.look_at_base(shop)
     embed.find_rows(shop)
     embed.choose_strength(shop)
     baselines.fit_methods(shop)

@@ -72,6 +72,8 @@ def test_python_says_the_same_as_the_command(toy: Toy, tmp_path: Path) -> None:
     assert outcome.report["audited"]["changed"] == 1
     assert outcome.report["recovered"] is None, "copying rows back is no attack that counts"
     assert outcome.model is None
+    assert {"before", "difference"} <= outcome.report["seconds"].keys()
+    assert "tune" not in outcome.report["seconds"], "no search will compare anything with the base"
 
 
 def test_typed_again_an_audit_only_reads(toy: Toy, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ Part = Literal["concept", "near_domain", "general"]
 PARTS: tuple[Part, ...] = ("concept", "near_domain", "general")
 _FIELDS: Mapping[Part, Literal["questions", "near_domain", "general"]] = {
     "concept": "questions", "near_domain": "near_domain", "general": "general"}
-HEALTH_QUESTIONS: dict[Split, int] = {"tune": 8, "test": 20}
+HEALTH_QUESTIONS: dict[Split, int] = {"tune": 8, "test": 12}
 """Questions of each part on which the mass on lettered answers is measured, of the tune split half at most."""
 TUNE_QUESTIONS = 24
 """Known questions of each part that the search asks a candidate, half of the part's questions at most."""
@@ -76,10 +76,15 @@ class Examiner:
 
     def syllabus(self) -> Syllabus:
         """Decide on format and known questions, from presentations that are never measured with."""
-        format = better_format({f: ask(self.loaded, self._asked("general", "tune"), f, "choose", self.progress)
-                                for f in self.formats})
-        return Syllabus(format, {split: {p: known(ask(self.loaded, self._asked(p, split), format, "choose", self.progress))
-                                         for p in PARTS} for split in ("tune", "test")})
+        chosen = {f: ask(self.loaded, self._asked("general", "tune"), f, "choose", self.progress) for f in self.formats}
+        format = better_format(chosen)
+
+        def answers(part: Part, split: Split) -> list[Answered]:
+            if (part, split) == ("general", "tune"):
+                return chosen[format]
+            return ask(self.loaded, self._asked(part, split), format, "choose", self.progress)
+
+        return Syllabus(format, {split: {p: known(answers(p, split)) for p in PARTS} for split in ("tune", "test")})
 
     def tune(self, syllabus: Syllabus) -> Measurement:
         """The quick look that the search takes at every candidate: known questions of the tune split."""

@@ -7,13 +7,14 @@ by text.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ember_hub.concepts.prompts import chat, has_chat
@@ -106,9 +107,9 @@ def _continue(loaded: LoadedModel, prompts: Sequence[Sequence[int]], decoding: D
     ids = torch.tensor([[*[0] * (width - len(p)), *p] for p in prompts], device=loaded.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=loaded.device)
     cache = _read(loaded.model, ids[:, :-1], mask[:, :-1], samples) if samples > 1 else None
-    chosen = {"do_sample": True, "temperature": decoding.temperature, "top_k": 0} if decoding.temperature else {}
-    output = _generate(loaded.model, ids.repeat_interleave(samples, 0), mask.repeat_interleave(samples, 0), cache,
-                       max_new_tokens=decoding.tokens, eos_token_id=sorted(ends) or None, **chosen)
+    draw = partial(_draw, decoding.temperature) if decoding.temperature else None
+    output = _generate(loaded.model, ids.repeat_interleave(samples, 0), mask.repeat_interleave(samples, 0), cache, draw,
+                       max_new_tokens=decoding.tokens, eos_token_id=sorted(ends) or None)
     return output.sequences[:, width:].tolist()
 
 
@@ -125,15 +126,29 @@ def _read(model: PreTrainedModel, ids: Int[Tensor, "prompts width"], mask: Int[T
     return cache
 
 
-def _generate(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache | None, **options: Any) -> ModelOutput:
-    from transformers import GenerationConfig
+def _draw(temperature: float, _: Tensor, logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows vocab"]:
+    """Leaves of every row one token, drawn from the softmax.
+
+    One random number for each row, looked up in the cumulative distribution: what transformers draws with, one for each row
+    and token, takes longer than the whole pass of a small model.
+    """
+    below = (logits / temperature).softmax(1).cumsum(1)
+    dice = torch.rand(len(below), 1, device=below.device) * below[:, -1:]
+    drawn = torch.searchsorted(below, dice, right=True).clamp_max(below.shape[1] - 1)
+    return torch.full_like(logits, -torch.inf).scatter_(1, drawn, 0.0)
+
+
+def _generate(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache | None,
+              draw: Callable[[Tensor, Tensor], Tensor] | None = None, **options: Any) -> ModelOutput:
+    from transformers import GenerationConfig, LogitsProcessorList
 
     given = {} if cache is None else {_cache_name(): cache}
     # Asked for by number, the last hidden state is a view with gaps, for which the CPU copies the head once for every row.
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         given["logits_to_keep"] = torch.tensor([-1])
     config = GenerationConfig(return_dict_in_generate=True, pad_token_id=0, **options)
-    return model.generate(ids, attention_mask=mask, generation_config=config, **given)
+    processors = LogitsProcessorList([draw] if draw else [])
+    return model.generate(ids, attention_mask=mask, generation_config=config, logits_processor=processors, **given)
 
 
 def _cache_name() -> str:

@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
 TOKENS_PER_PASS = 768
-"""Enough to keep the matrix units busy; with it, or with one text if that is longer, the memory of a pass is bounded."""
+"""Enough to keep the matrix units busy."""
+READ_AGAIN = 0.25
+"""How much of a pass may be reading again what the pass before it read: texts with a long beginning in common get longer passes."""
+MOST_BESIDE = 3072
+"""Tokens beside that beginning at most: so the memory of a pass is bounded, by them and by the longest text."""
 NODES_PER_BLOCK = 48
 ROWS_PER_SOFTMAX = 64
 _WINDOWS = ("sliding_window", "attention_chunk_size")
@@ -216,14 +220,20 @@ def _batches(texts: Sequence[Text], as_trees: bool) -> Iterator[list[int]]:
     tokens, previous = 0, ()
     for index in sorted(range(len(texts)), key=lambda i: texts[i].ids if as_trees else (len(texts[i].ids),)):
         read = texts[index].read
-        tokens = tokens + len(read) - _shared(previous, read) if as_trees else (len(batch) + 1) * len(read)
-        if batch and tokens > TOKENS_PER_PASS:
+        shared = _shared(previous, read) if as_trees else 0
+        tokens = tokens + len(read) - shared if as_trees else (len(batch) + 1) * len(read)
+        if batch and tokens > _room(shared):
             yield batch
             batch, tokens = [], len(read)
         batch.append(index)
         previous = read
     if batch:
         yield batch
+
+
+def _room(shared: int) -> float:
+    """Tokens that a pass may have when its texts begin with so many in common."""
+    return max(TOKENS_PER_PASS, shared + min(shared * (1 / READ_AGAIN - 1), MOST_BESIDE))
 
 
 def _shared(left: Sequence[int], right: Sequence[int]) -> int:

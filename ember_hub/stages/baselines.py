@@ -16,7 +16,7 @@ from ember_hub.tuning import Candidate, Search
 
 def search(shop: Workshop) -> Search:
     """The search of this run, on the tune split, under its gates."""
-    return Search(shop.examiner(), shop.syllabus, shop.before(), shop.settings.search, shop.progress)
+    return Search(shop.examiner(), shop.syllabus, shop.base_on_tune(), shop.settings.search, shop.progress)
 
 
 def fit_methods(shop: Workshop) -> None:

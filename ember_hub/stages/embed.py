@@ -34,7 +34,7 @@ def choose_strength(shop: Workshop) -> None:
     """The edit at the strength that the tune split prefers; the empty edit when every strength does harm."""
     if not shop.settings.ember.enabled:
         return
-    shop.run.stage("ember", ("features", "before"), (EMBER_EDIT, TUNING), lambda: _choose_strength(shop))
+    shop.run.stage("ember", ("features", "tune"), (EMBER_EDIT, TUNING), lambda: _choose_strength(shop))
     chosen = shop.run.read_json(TUNING)
     shop.say("ember", f"{chosen['rows']} rows at strength {chosen['strength']:g} · {shop.run.folder / TUNING}"
              if chosen["rows"] else f"no strength passes the gates: no row is edited · {shop.run.folder / TUNING}")

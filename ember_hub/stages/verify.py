@@ -13,22 +13,27 @@ from ember_hub.evaluation.language import predictions
 from ember_hub.evaluation.reading import Measured
 from ember_hub.evaluation.subject import Subject
 from ember_hub.stages.origin import origin
-from ember_hub.stages.workshop import BEFORE, NEUTRAL, Workshop
+from ember_hub.stages.workshop import BEFORE, NEUTRAL, TUNE, Workshop
 
 
 def examine_base(shop: Workshop) -> None:
-    """Which format suits the base, what it knows, and what the search will compare with."""
+    """Which format suits the base, and what it knows."""
     def work() -> None:
-        examiner = shop.examiner()
-        syllabus = examiner.syllabus()
+        syllabus = shop.examiner().syllabus()
         shop.keep_predictions(predictions(shop.loaded, shop.pack.neutral_part("test")))
-        shop.run.write_json(BEFORE, {**origin(shop), "syllabus": syllabus.to_json(), "tune": examiner.tune(syllabus).to_json()})
+        shop.run.write_json(BEFORE, {**origin(shop), "syllabus": syllabus.to_json()})
 
     shop.run.stage("before", (), (BEFORE, NEUTRAL), work)
     known = shop.syllabus.known["test"]
     asked = len(shop.pack.asked("questions", "test"))
     shop.say("before", f"the base knows {len(known['concept'])} of {asked} concept questions "
                        f"({shop.syllabus.format} format, test split) · {shop.run.folder / BEFORE}")
+
+
+def look_at_base(shop: Workshop) -> None:
+    """The base on the tune split, with which a search compares its candidates."""
+    shop.run.stage("tune", ("before",), (TUNE,),
+                   lambda: shop.run.write_json(TUNE, shop.examiner().tune(shop.syllabus).to_json()))
 
 
 def examine(shop: Workshop) -> None:

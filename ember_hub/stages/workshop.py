@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 EMBER_EDIT = "edits/0-ember.safetensors"
 BEFORE = "reports/before.json"
+TUNE = "reports/tune.json"
 NEUTRAL = "reports/neutral.safetensors"
 RANDOM_EDIT = "edits/control-random.safetensors"
 
@@ -108,9 +109,9 @@ class Workshop:
     def syllabus(self) -> Syllabus:
         return Syllabus.from_json(self.run.read_json(BEFORE)["syllabus"])
 
-    def before(self) -> Measurement:
-        """The base on the tune split."""
-        return Measurement.from_json(self.run.read_json(BEFORE)["tune"])
+    def base_on_tune(self) -> Measurement:
+        """What a search compares its candidates with."""
+        return Measurement.from_json(self.run.read_json(TUNE))
 
     def neutral_predictions(self) -> Predictions:
         tensors = load_file(self.run.folder / NEUTRAL)
@@ -194,7 +195,7 @@ class Workshop:
         return model, patch
 
     def stages_before_method(self, index: int) -> tuple[str, ...]:
-        return ("before", *(("ember",) if self.settings.ember.enabled else ()), *(f"method-{i + 1}" for i in range(index)))
+        return ("tune", *(("ember",) if self.settings.ember.enabled else ()), *(f"method-{i + 1}" for i in range(index)))
 
     def edit_stages(self) -> tuple[str, ...]:
         """The stages that made the edits."""

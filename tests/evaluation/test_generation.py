@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, MambaConfig
 
-from ember_hub.evaluation.generation import Decoding, Prompt, prompt, write
+from ember_hub.evaluation.generation import Decoding, Prompt, _draw, prompt, write
 from ember_hub.source.load import LoadedModel, load
 from tests.models import SENTENCES, pico_tokenizer
 
@@ -69,6 +69,17 @@ def test_the_seed_decides_what_is_drawn_and_nobody_elses_dice_move(llama_folder:
     assert len({sample.ids for sample in drawn[0][0]}) > 1
     # Hot enough, nearly any of the 768 tokens may come, not only the likeliest fifty.
     assert len(set(write(model, prompts(model)[:1], Decoding(1, 100.0, samples=192))[0])) > 100
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_drawn_as_often_as_the_softmax_says(temperature: float) -> None:
+    logits, rows = torch.tensor([2.0, 1.0, -torch.inf, 0.0, -1.0]), 40_000
+    torch.manual_seed(0)
+    left = _draw(temperature, torch.empty(0), logits.expand(rows, -1))
+    assert torch.equal((left > -torch.inf).sum(1), torch.ones(rows, dtype=torch.int64)), "one token is left of each row"
+    shares = torch.bincount(left.argmax(1), minlength=len(logits)) / rows
+    torch.testing.assert_close(shares, (logits / temperature).softmax(0), rtol=0, atol=0.01)
+    assert shares[2] == 0
 
 
 def test_neither_the_checkpoints_own_taste_nor_a_missing_pad_token_changes_what_is_written(

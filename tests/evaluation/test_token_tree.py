@@ -142,6 +142,16 @@ def test_a_pass_is_bounded_and_every_text_is_in_one(as_trees: bool) -> None:
         assert size <= token_tree.TOKENS_PER_PASS
 
 
+@pytest.mark.parametrize(("length", "most"), [(500, 2000), (6000, 6000 + token_tree.MOST_BESIDE)])
+def test_a_long_beginning_in_common_is_a_quarter_of_a_pass_or_stands_beside_much_else(length: int, most: int) -> None:
+    passage, ending = tuple(range(length)), tuple(range(30))
+    texts = [Text((*passage, length + i, *ending), length) for i in range(300)]
+    sizes = [len(TokenTree.of([texts[i] for i in batch]).ids) for batch in token_tree._batches(texts, as_trees=True)]
+    assert len(sizes) > 2
+    assert all(most - len(ending) <= size <= most for size in sizes[:-1])
+    assert sizes[-1] <= most
+
+
 def test_how_texts_are_cut_into_passes_changes_nothing(llama_folder: Path) -> None:
     model = load(llama_folder)
     texts = texts_with_shared_beginnings(40)

@@ -154,8 +154,8 @@ class RelearnFew(RelearnLora):
 
     epochs: Epochs = 1
     batch_size: BatchSize = 1
-    learning_rate: Rate = 1e-3
-    texts: Texts = 16
+    learning_rate: Rate = 2e-3
+    texts: Texts = 8
 
 
 class RelearnLoraStrong(RelearnLora):

@@ -30,12 +30,12 @@ class Sampling(Attack):
     name: ClassVar[str] = "sampling"
     title: ClassVar[str] = "many sampled answers"
     reference: ClassVar[str] = "ember-hub; answer@k"
-    battery: ClassVar[Battery] = "quick"
+    battery: ClassVar[Battery] = "standard"
 
     samples: int = Field(16, ge=1, le=256, description="Answers drawn for each question.")
     temperature: float = Field(1.0, gt=0, description="Temperature of the draw; 1 is the model's own distribution.")
     tokens: int = Field(12, ge=1, description="Longest answer, in tokens.")
-    questions: int = Field(12, ge=1, description="Most known questions that are asked.")
+    questions: int = Field(24, ge=1, description="Most known questions that are asked.")
 
     def cost(self, subject: Subject) -> Cost:
         asked = len(subject.known()[: self.questions])

@@ -48,7 +48,7 @@ class OpenAnswers(Judged):
     battery: ClassVar[Battery] = "quick"
     scores: ClassVar[tuple[str, ...]] = tuple(f"open_{part}" for part in PARTS)
 
-    questions: int = Field(20, ge=1, description="Most questions of each part; those that the base knows come first.")
+    questions: int = Field(16, ge=1, description="Most questions of each part; those that the base knows come first.")
     tokens: int = Field(16, ge=1, description="Longest answer, in tokens.")
 
     def cost(self, subject: Subject) -> Cost:

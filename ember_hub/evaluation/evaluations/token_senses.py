@@ -47,7 +47,7 @@ class TokenSenses(Evaluation):
     battery: ClassVar[Battery] = "quick"
     scores: ClassVar[tuple[str, ...]] = ("token_senses_loss", "pack_senses_loss")
 
-    tokens: int = Field(24, ge=1, description="Most edited tokens that are looked at; whole words come first.")
+    tokens: int = Field(16, ge=1, description="Most edited tokens that are looked at; whole words come first.")
 
     def cost(self, subject: Subject) -> Cost:
         texts = min(self.tokens, len(subject.tokens)) * len(SENSES) + len(subject.pack.senses)
