@@ -26,6 +26,8 @@ WORDINGS: dict[Purpose, tuple[str, ...]] = {
     "choose": ("Question: {question}\nAnswer:", CHAT),
     "measure": ("Q: {question}\nA:", "{question} The correct answer is:"),
 }
+TOKENS_READ: dict[Format, int] = {"answer": 25, "letter": 45}
+"""About what a model reads of one presentation of a question with all its options, for estimates."""
 ORDERS = 2
 """Orders of the options for each purpose, where there are as many."""
 

@@ -22,8 +22,8 @@ from ember_hub.stages.workshop import Workshop
 if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
-TRAINED = 4.0
-"""A token that is trained on, in tokens that are read: forward, backward through activations, backward through weights, update."""
+TRAINED = 5.0
+"""A token that is trained on, in tokens that are read: forward, backward through activations and weights, update; small batches."""
 WRITTEN = 3.0
 """A token that is generated in a small batch, in tokens that are read side by side."""
 SENTENCES = 24

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from ember_hub.concepts.pack import ConceptPack, Question
 from ember_hub.concepts.prompts import statement
+from ember_hub.evaluation.attacks.prompting import read_by
 from ember_hub.evaluation.attacks.training import Recipe, trained
 from ember_hub.evaluation.base import Attack, Battery, Cost, concept_readings
 from ember_hub.evaluation.knowledge import Answered, ask, letter_mass
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ember_hub.source.load import LoadedModel
 
 TOKENS_OF_PARAGRAPH = 80
-TOKENS_OF_QUESTION = 40
 MASS_QUESTIONS = 20
 
 
@@ -70,7 +70,7 @@ class Training(Attack):
 
     def cost(self, subject: Subject) -> Cost:
         texts = len(self.material(subject))
-        return Cost(read=(self.epochs + 1) * 2 * len(subject.known()) * TOKENS_OF_QUESTION,
+        return Cost(read=self.epochs * read_by(subject, len(subject.known())),
                     trained=self.epochs * texts * TOKENS_OF_PARAGRAPH)
 
     def measure(self, subject: Subject) -> Measured:
@@ -211,7 +211,7 @@ class Rtt(Training):
 
     def cost(self, subject: Subject) -> Cost:
         one = super().cost(subject)
-        return Cost(one.read / (self.epochs + 1), 2 * one.trained)
+        return Cost(one.read / self.epochs, 2 * one.trained)
 
     def missing(self, pack: ConceptPack) -> str | None:
         return None if len(pack.asked("questions", "test")) >= 4 else "fewer than four test questions: no halves"

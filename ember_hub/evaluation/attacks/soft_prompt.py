@@ -21,7 +21,7 @@ from ember_hub.concepts.pack import ConceptPack, Question
 from ember_hub.evaluation.attacks.hidden import Choices
 from ember_hub.evaluation.attacks.relearning import halves
 from ember_hub.evaluation.base import Attack, Battery, Cost
-from ember_hub.evaluation.presentation import Posed, pose
+from ember_hub.evaluation.presentation import TOKENS_READ, Posed, pose
 from ember_hub.evaluation.reading import Measured
 from ember_hub.evaluation.token_tree import Text, mean_loss, token_logprobs
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from ember_hub.evaluation.subject import Subject
     from ember_hub.source.load import LoadedModel
 
-TOKENS_OF_QUESTION = 60
 SAMPLED_ROWS = 1024
 
 
@@ -84,8 +83,9 @@ class SoftPrompt(Attack):
         return None if len(pack.asked("questions", "test")) >= 4 else "fewer than four test questions: no halves"
 
     def cost(self, subject: Subject) -> Cost:
-        length = self.tokens + TOKENS_OF_QUESTION
-        return Cost(read=2 * len(subject.known()) * length, trained=2 * self.iterations * self.batch_size * length)
+        asked = TOKENS_READ[subject.syllabus.format]
+        return Cost(read=2 * len(subject.known()) * (self.tokens + asked),
+                    trained=2 * self.iterations * (self.tokens + self.batch_size * asked))
 
     def measure(self, subject: Subject) -> Measured:
         posed: list[Posed] = []

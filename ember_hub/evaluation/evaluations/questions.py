@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, ClassVar
 from ember_hub.concepts.combined import concept_of
 from ember_hub.errors import EvaluationError
 from ember_hub.evaluation.base import Battery, Cost, Evaluation
-from ember_hub.evaluation.examination import PARTS, Examiner, Part
+from ember_hub.evaluation.examination import HEALTH_QUESTIONS, PARTS, Examiner, Part
 from ember_hub.evaluation.knowledge import Answered
 from ember_hub.evaluation.language import reread
+from ember_hub.evaluation.presentation import TOKENS_READ
 from ember_hub.evaluation.reading import Measured, Reading
 
 if TYPE_CHECKING:
     from ember_hub.evaluation.subject import Subject
 
-TOKENS_OF_QUESTION = 40
 TOKENS_OF_SENTENCE = 40
 
 
@@ -32,8 +32,9 @@ class Questions(Evaluation):
                                          "valid_mass_concept", "valid_mass_other")
 
     def cost(self, subject: Subject) -> Cost:
-        asked = sum(len(subject.pack.asked(part, "test")) for part in ("questions", "near_domain", "general"))
-        return Cost(read=2 * asked * TOKENS_OF_QUESTION)
+        asked = [len(subject.pack.asked(part, "test")) for part in ("questions", "near_domain", "general")]
+        lettered = sum(min(HEALTH_QUESTIONS["test"], count) for count in asked)
+        return Cost(read=2 * sum(asked) * TOKENS_READ[subject.syllabus.format] + lettered * TOKENS_READ["letter"])
 
     def measure(self, subject: Subject) -> Measured:
         with subject.state() as loaded:
