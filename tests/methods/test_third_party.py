@@ -49,8 +49,8 @@ def test_it_is_fitted_on_other_questions_than_it_is_judged_by_and_on_all_in_the_
 
     assert done.returncode == 0, done.stderr
     in_search, in_the_end, *_ = (set(json.loads(line)) for line in (tmp_path / "seen").read_text().splitlines())
-    (before,) = (tmp_path / "runs").glob("*/*/reports/before.json")
-    judged_by = {answer["id"] for part in json.loads(before.read_text())["tune"]["answers"].values() for answer in part}
+    (tune,) = (tmp_path / "runs").glob("*/*/reports/tune.json")
+    judged_by = {answer["id"] for part in json.loads(tune.read_text())["answers"].values() for answer in part}
     assert judged_by
     assert in_search
     assert not in_search & judged_by
