@@ -26,10 +26,10 @@ WORDINGS: dict[Purpose, tuple[str, ...]] = {
     "choose": ("Question: {question}\nAnswer:", CHAT),
     "measure": ("Q: {question}\nA:", "{question} The correct answer is:"),
 }
-TOKENS_READ: dict[Format, int] = {"answer": 25, "letter": 45}
-"""About what a model reads of one presentation of a question with all its options, for estimates."""
 ORDERS = 2
 """Orders of the options for each purpose, where there are as many."""
+_TOKENS: dict[Format, int] = {"answer": 25, "letter": 45}
+"""About what a model reads of one presentation of a question with all its options."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ class Posed:
     presentation: int
     texts: tuple[Text, ...]
     right: int
+
+
+def tokens_read(questions: int, format: Format, most: int | None = None) -> int:
+    """About how many tokens are read of so many questions in every presentation that measures, or in the first few."""
+    presentations = len(WORDINGS["measure"]) if format == "answer" else ORDERS
+    return questions * min(presentations, most or presentations) * _TOKENS[format]
 
 
 def rotations(purpose: Purpose, options: int) -> range:

@@ -16,7 +16,7 @@ from ember_hub.evaluation.base import Attack, Cost, Evaluation, Instrument
 from ember_hub.evaluation.evaluations.questions import TOKENS_OF_SENTENCE
 from ember_hub.evaluation.evidence import BASE, EDITED, RANDOM, STRANGER
 from ember_hub.evaluation.examination import most_looked_at
-from ember_hub.evaluation.presentation import TOKENS_READ
+from ember_hub.evaluation.presentation import tokens_read
 from ember_hub.methods.base import Method
 from ember_hub.settings import Settings
 from ember_hub.source.anatomy import Anatomy
@@ -177,7 +177,7 @@ def _work(site: Site, methods: Sequence[str]) -> float:
     """Multiplications of the search and the verification, if the base knew every answer."""
     search, fits = site.settings.search, 0.0
     asked = sum(most_looked_at(len(site.pack.asked(part, "tune"))) for part in ("questions", "near_domain", "general"))
-    look = 2 * asked * TOKENS_READ["letter"] + 2 * len(site.pack.neutral_part("tune")) * TOKENS_OF_SENTENCE
+    look = tokens_read(asked, "letter") + 2 * len(site.pack.neutral_part("tune")) * TOKENS_OF_SENTENCE
     looks = 1 + len(site.settings.ember.strengths) + search.trials * len(methods)
     for name in methods:
         method = site.methods[name](**site.settings.plugins.get(name, {}))

@@ -17,7 +17,7 @@ from ember_hub.concepts.check import normalized
 from ember_hub.concepts.pack import ConceptPack, Question
 from ember_hub.evaluation.base import Attack, Battery, Cost, concept_readings
 from ember_hub.evaluation.knowledge import Answered, ask
-from ember_hub.evaluation.presentation import BARE, TOKENS_READ, Frame
+from ember_hub.evaluation.presentation import BARE, Frame, tokens_read
 from ember_hub.evaluation.reading import Measured
 from ember_hub.evaluation.token_tree import READ_AGAIN
 
@@ -49,7 +49,8 @@ class InContext(Attack):
         return None if pack.relearning else "the pack has no paragraphs to read"
 
     def cost(self, subject: Subject) -> Cost:
-        return Cost(read=self.characters / CHARACTERS_OF_TOKEN + read_by(subject, len(subject.known())) / (1 - READ_AGAIN))
+        questions = tokens_read(len(subject.known()), subject.syllabus.format)
+        return Cost(read=self.characters / CHARACTERS_OF_TOKEN + questions / (1 - READ_AGAIN))
 
     def measure(self, subject: Subject) -> Measured:
         questions, passage = subject.known(), self._passage(subject)
@@ -82,7 +83,7 @@ class Framing(Attack):
 
     def cost(self, subject: Subject) -> Cost:
         tried = len(self.frames(subject.pack)) * self.tune_questions
-        return Cost(read=read_by(subject, tried + len(subject.known())))
+        return Cost(read=tokens_read(tried + len(subject.known()), subject.syllabus.format))
 
     def measure(self, subject: Subject) -> Measured:
         frames, tune = self.frames(subject.pack), known_tune(subject, self.tune_questions)
@@ -125,11 +126,6 @@ class Persona(Framing):
 def put(loaded: LoadedModel, subject: Subject, questions: Sequence[Question], frame: Frame = BARE) -> list[Answered]:
     """The questions as an attacker puts them: in the examination's format, in presentations that chose no question."""
     return ask(loaded, questions, subject.syllabus.format, "measure", subject.progress, frame) if questions else []
-
-
-def read_by(subject: Subject, questions: int) -> float:
-    """About how many tokens are read where so many questions are put."""
-    return 2 * questions * TOKENS_READ[subject.syllabus.format]
 
 
 def known_tune(subject: Subject, most: int) -> list[Question]:

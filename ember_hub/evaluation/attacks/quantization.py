@@ -17,11 +17,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ember_hub.concepts.pack import ConceptPack
-from ember_hub.evaluation.attacks.prompting import as_samples, put, read_by
+from ember_hub.evaluation.attacks.prompting import as_samples, put
 from ember_hub.evaluation.attacks.relearning import MASS_QUESTIONS
 from ember_hub.evaluation.base import Attack, Battery, Cost, concept_readings
 from ember_hub.evaluation.knowledge import letter_mass
-from ember_hub.evaluation.presentation import TOKENS_READ
+from ember_hub.evaluation.presentation import tokens_read
 from ember_hub.evaluation.reading import Measured, Reading
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Quantization(Attack):
         """How one linear map is rounded."""
 
     def cost(self, subject: Subject) -> Cost:
-        return Cost(read=read_by(subject, len(subject.known())) + MASS_QUESTIONS * TOKENS_READ["letter"])
+        return Cost(read=tokens_read(len(subject.known()), subject.syllabus.format) + tokens_read(MASS_QUESTIONS, "letter", most=1))
 
     def measure(self, subject: Subject) -> Measured:
         questions, mass_asked = subject.known(), subject.pack.asked("questions", "test")[:MASS_QUESTIONS]

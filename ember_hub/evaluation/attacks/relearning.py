@@ -17,10 +17,10 @@ from pydantic import Field
 
 from ember_hub.concepts.pack import ConceptPack, Question
 from ember_hub.concepts.prompts import statement
-from ember_hub.evaluation.attacks.prompting import read_by
 from ember_hub.evaluation.attacks.training import Recipe, trained
 from ember_hub.evaluation.base import Attack, Battery, Cost, concept_readings
 from ember_hub.evaluation.knowledge import Answered, ask, letter_mass
+from ember_hub.evaluation.presentation import tokens_read
 from ember_hub.evaluation.reading import Measured, Reading
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Training(Attack):
 
     def cost(self, subject: Subject) -> Cost:
         texts = len(self.material(subject))
-        return Cost(read=self.epochs * read_by(subject, len(subject.known())),
+        return Cost(read=self.epochs * tokens_read(len(subject.known()), subject.syllabus.format),
                     trained=self.epochs * texts * TOKENS_OF_PARAGRAPH)
 
     def measure(self, subject: Subject) -> Measured:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from ember_hub.concepts.pack import ConceptPack, Question
-from ember_hub.evaluation.attacks.prompting import as_samples, known_tune, put, read_by, strongest
+from ember_hub.evaluation.attacks.prompting import as_samples, known_tune, put, strongest
 from ember_hub.evaluation.base import Attack, Battery, Cost, concept_readings
 from ember_hub.evaluation.knowledge import Answered
-from ember_hub.evaluation.presentation import Format
+from ember_hub.evaluation.presentation import Format, tokens_read
 from ember_hub.evaluation.reading import Measured
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Rerouting(Attack):
         """The known questions that can be asked in another way, asked so; and what there is to tell about it."""
 
     def cost(self, subject: Subject) -> Cost:
-        return Cost(read=read_by(subject, len(subject.known())))
+        return Cost(read=tokens_read(len(subject.known()), subject.syllabus.format))
 
     def measure(self, subject: Subject) -> Measured:
         with subject.state() as loaded:
@@ -102,7 +102,7 @@ class Alias(Rerouting):
         return None if len(pack.aliases) >= 2 else f"the pack has {len(pack.aliases)} aliases, two are needed"
 
     def cost(self, subject: Subject) -> Cost:
-        return super().cost(subject) + Cost(read=read_by(subject, self.names * self.tune_questions))
+        return super().cost(subject) + Cost(read=tokens_read(self.names * self.tune_questions, subject.syllabus.format))
 
     def rerouted(self, loaded: LoadedModel, subject: Subject) -> tuple[list[Question], dict[str, Any]]:
         mention = _any_of((subject.pack.title, *subject.pack.aliases))
@@ -201,7 +201,7 @@ class Translation(Attack):
         return None if pack.translations else "the pack has no translations.jsonl"
 
     def cost(self, subject: Subject) -> Cost:
-        return Cost(read=read_by(subject, sum(map(len, self._asked(subject).values()))))
+        return Cost(read=tokens_read(sum(map(len, self._asked(subject).values())), subject.syllabus.format))
 
     def measure(self, subject: Subject) -> Measured:
         asked = self._asked(subject)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from ember_hub.evaluation.attacks.prompting import as_samples, put, read_by
+from ember_hub.evaluation.attacks.prompting import as_samples, put
 from ember_hub.evaluation.base import Attack, Battery, Cost, concept_readings
+from ember_hub.evaluation.presentation import tokens_read
 from ember_hub.evaluation.reading import Measured
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class RestoreRows(Attack):
     restores_by_definition: ClassVar[bool] = True
 
     def cost(self, subject: Subject) -> Cost:
-        return Cost(read=read_by(subject, len(subject.known())))
+        return Cost(read=tokens_read(len(subject.known()), subject.syllabus.format))
 
     def measure(self, subject: Subject) -> Measured:
         left = {name: change for name, change in subject.edit.changes.items() if name != subject.loaded.anatomy.embedding}

@@ -21,7 +21,7 @@ from ember_hub.concepts.pack import ConceptPack, Question
 from ember_hub.evaluation.attacks.hidden import Choices
 from ember_hub.evaluation.attacks.relearning import halves
 from ember_hub.evaluation.base import Attack, Battery, Cost
-from ember_hub.evaluation.presentation import TOKENS_READ, Posed, pose
+from ember_hub.evaluation.presentation import Posed, pose, tokens_read
 from ember_hub.evaluation.reading import Measured
 from ember_hub.evaluation.token_tree import Text, mean_loss, token_logprobs
 
@@ -83,7 +83,7 @@ class SoftPrompt(Attack):
         return None if len(pack.asked("questions", "test")) >= 4 else "fewer than four test questions: no halves"
 
     def cost(self, subject: Subject) -> Cost:
-        asked = TOKENS_READ[subject.syllabus.format]
+        asked = tokens_read(1, subject.syllabus.format, most=1)
         return Cost(read=2 * len(subject.known()) * (self.tokens + asked),
                     trained=2 * self.iterations * (self.tokens + self.batch_size * asked))
 

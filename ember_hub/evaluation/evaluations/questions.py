@@ -12,7 +12,7 @@ from ember_hub.evaluation.base import Battery, Cost, Evaluation
 from ember_hub.evaluation.examination import HEALTH_QUESTIONS, PARTS, Examiner, Part
 from ember_hub.evaluation.knowledge import Answered
 from ember_hub.evaluation.language import reread
-from ember_hub.evaluation.presentation import TOKENS_READ
+from ember_hub.evaluation.presentation import tokens_read
 from ember_hub.evaluation.reading import Measured, Reading
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Questions(Evaluation):
     def cost(self, subject: Subject) -> Cost:
         asked = [len(subject.pack.asked(part, "test")) for part in ("questions", "near_domain", "general")]
         lettered = sum(min(HEALTH_QUESTIONS["test"], count) for count in asked)
-        return Cost(read=2 * sum(asked) * TOKENS_READ[subject.syllabus.format] + lettered * TOKENS_READ["letter"])
+        return Cost(read=tokens_read(sum(asked), subject.syllabus.format) + tokens_read(lettered, "letter", most=1))
 
     def measure(self, subject: Subject) -> Measured:
         with subject.state() as loaded:
